@@ -1,0 +1,28 @@
+// The functions that the library exports besides RegisterCustomOps. Plain C, so that any language can call them.
+#pragma once
+
+#include <cstdint>
+
+#include "abi.h"
+#include "table.h"
+
+
+enum QCompilerResult : int {
+  kQCompilerOk = 0,
+  kQCompilerNoSuchTable = 1,
+  kQCompilerNoSuchSlot = 2,
+  kQCompilerOutOfMemory = 3,
+};
+
+
+// Makes a table of `slots` empty histograms; its number goes to `*id`.
+QCOMPILER_EXPORT int qcompiler_table_create(std::uint64_t slots, std::int64_t* id) noexcept;
+// Forgets the table. Its memory goes when the last session that observes into it goes.
+QCOMPILER_EXPORT int qcompiler_table_destroy(std::int64_t id) noexcept;
+// Empties every slot.
+QCOMPILER_EXPORT int qcompiler_table_reset(std::int64_t id) noexcept;
+// Writes the slot's 65536 counts to `bins` and the rest to `observed`. Bins hold finite values only.
+QCOMPILER_EXPORT int qcompiler_table_read(std::int64_t id, std::uint64_t slot, std::uint64_t* bins,
+                                          qcompiler::Observed* observed) noexcept;
+// The name of the instruction set that kernels made from now on run with.
+QCOMPILER_EXPORT const char* qcompiler_isa() noexcept;

@@ -1,0 +1,28 @@
+// Which instruction set the kernels run with: the best that the processor has, or the one that QCOMPILER_ISA names.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "observe.h"
+
+namespace qcompiler {
+
+struct Isa {
+  const char* name;
+  bool (*supported)();
+  ObserveFunction observe;
+};
+
+// Every instruction set that this library was built with, best first; the last is portable.
+const Isa* isa_begin();
+const Isa* isa_end();
+
+// `wanted` is a name, "auto", empty or null. Returns null, with the reason in `error`, when it cannot be had.
+const Isa* select_isa(const char* wanted, std::string& error);
+
+// What the latest registration with ONNX Runtime chose; before the first, what "auto" would choose.
+const Isa& isa_in_use();
+void use_isa(const Isa& isa);
+
+}  // namespace qcompiler

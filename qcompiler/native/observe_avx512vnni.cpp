@@ -1,0 +1,2 @@
+#define QCOMPILER_OBSERVE observe_avx512vnni
+#include "observe_body.h"

@@ -1,0 +1,2 @@
+#define QCOMPILER_OBSERVE observe_neon
+#include "observe_body.h"

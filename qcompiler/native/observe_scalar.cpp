@@ -1,0 +1,2 @@
+#define QCOMPILER_OBSERVE observe_scalar
+#include "observe_body.h"
