@@ -1,0 +1,66 @@
+"""The C++ part builds without warnings, passes its own tests under sanitizers, and may be absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+@needs_cmake
+@needs_compiler
+def test_unit_tests_hold_under_sanitizers() -> None:
+    build = ROOT / "build" / "native-tests"  # kept: the next run has nothing to compile
+    run(
+        "cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DQCOMPILER_NATIVE_TESTS=ON",
+        "-DQCOMPILER_SANITIZE=ON", "-DQCOMPILER_WARNINGS_AS_ERRORS=ON",
+    )
+    run("cmake", "--build", build)
+    printed = run("ctest", "--test-dir", build, "--verbose")
+    assert "all hold" in printed
+    assert "instruction set scalar" in printed
+
+
+@needs_cmake
+def test_without_a_compiler_the_library_is_left_out_and_says_so(tmp_path: Path) -> None:
+    # A machine whose only programs are cmake and a build tool.
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("cmake", "make", "ninja", "sh", "uname"):
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    env = {"PATH": str(tools), "HOME": os.environ.get("HOME", "/")}
+    printed = run("cmake", "-S", ROOT, "-B", tmp_path / "build", env=env)
+    assert "no C++ compiler found, so its custom-operator library is left out" in " ".join(printed.split())
+    run("cmake", "--build", tmp_path / "build", env=env)
+    run("cmake", "--install", tmp_path / "build", "--prefix", tmp_path / "installed", env=env)
+    assert not list(tmp_path.rglob("libqcompiler_ops*"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512vnni", "neon"])
+def test_instruction_set_files_define_nothing_but_their_function(isa: str, tmp_path: Path) -> None:
+    # Anything else could be shared by the linker with code that must run on every processor.
+    if shutil.which("nm") is None:
+        pytest.skip("no nm")
+    source = ROOT / "qcompiler" / "native" / f"observe_{isa}.cpp"
+    run(str(COMPILER), "-std=c++17", "-O2", "-c", source, "-o", tmp_path / "object.o")
+    symbols = run("nm", "--defined-only", "--extern-only", tmp_path / "object.o").split("\n")
+    names = [line.split()[-1] for line in symbols if line]
+    assert len(names) == 1
+    assert f"observe_{isa}" in names[0]
