@@ -24,13 +24,14 @@ dev: $(BIN)/python
 	rm -f $(STAMP)
 	$(MAKE) $(STAMP)
 
-# Tools that read files rather than import modules must find passes/ where an installation has it.
+# Tools that read files rather than import modules must find passes/ where an installation has it. import-linter asks
+# Python where the package is, so the finder of the editable install must stand aside for it.
 lint: $(STAMP)
+	$(BIN)/ruff check .
 	rm -rf build/lint && mkdir -p build/lint/qcompiler
 	ln -s $(CURDIR)/qcompiler/* build/lint/qcompiler/ && ln -s $(CURDIR)/passes build/lint/qcompiler/passes
-	$(BIN)/ruff check .
 	cd build/lint && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p qcompiler
-	PYTHONPATH=build/lint $(BIN)/lint-imports --config pyproject.toml
+	SKBUILD_EDITABLE_SKIP=$(CURDIR)/build/library PYTHONPATH=build/lint $(BIN)/lint-imports --no-logo --config pyproject.toml
 
 test: lint
 	$(PYTEST) -m "not slow and not fetched"
