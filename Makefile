@@ -31,7 +31,8 @@ lint: $(STAMP)
 	rm -rf build/lint && mkdir -p build/lint/qcompiler
 	ln -s $(CURDIR)/qcompiler/* build/lint/qcompiler/ && ln -s $(CURDIR)/passes build/lint/qcompiler/passes
 	cd build/lint && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p qcompiler
-	SKBUILD_EDITABLE_SKIP=$(CURDIR)/build/library PYTHONPATH=build/lint $(BIN)/lint-imports --no-logo --config pyproject.toml
+	cd build/lint && SKBUILD_EDITABLE_SKIP=$(CURDIR)/build/library \
+	    $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache --config $(CURDIR)/pyproject.toml
 
 test: lint
 	$(PYTEST) -m "not slow and not fetched"
