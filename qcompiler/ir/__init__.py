@@ -1,0 +1,33 @@
+"""The graph in memory: load, save, clone, and the questions passes ask of it."""
+
+from qcompiler.ir.graph import (
+    Constant,
+    Graph,
+    Namer,
+    Node,
+    Tensor,
+    Variable,
+    adopt,
+    all_graphs,
+    all_nodes,
+    all_tensors,
+    clone,
+    detach,
+    is_constant,
+    output_tensors,
+    producer,
+    remove_dead,
+    replace_uses,
+    reroute,
+    sort,
+    subgraphs,
+)
+from qcompiler.ir.load import load
+from qcompiler.ir.save import save, to_proto, weight_bytes, written_beside
+from qcompiler.ir.shapes import infer_shapes
+
+__all__ = [
+    "Constant", "Graph", "Namer", "Node", "Tensor", "Variable", "adopt", "all_graphs", "all_nodes", "all_tensors",
+    "clone", "detach", "infer_shapes", "is_constant", "load", "output_tensors", "producer", "remove_dead",
+    "replace_uses", "reroute", "save", "sort", "subgraphs", "to_proto", "weight_bytes", "written_beside",
+]  # fmt: skip

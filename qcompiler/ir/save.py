@@ -1,0 +1,270 @@
+"""From a ``Graph`` to protobuf and to disk. Files are written beside their place and renamed when complete."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from qcompiler.errors import ModelError, OutputError
+from qcompiler.ir.graph import Constant, Graph, Variable, all_graphs, all_nodes
+
+EMBEDDED_LIMIT = 1_900_000_000
+"""Bytes of weights above which they go to a file beside the model: protobuf ends at 2 GiB."""
+
+_ALIGNMENT = 4096
+_SMALL = 1024
+
+
+def to_proto(graph: Graph) -> onnx.ModelProto:
+    """The model with all weights embedded. Raises ModelError above protobuf's 2 GiB."""
+    size = weight_bytes(graph)
+    if size > EMBEDDED_LIMIT:
+        raise ModelError(
+            f"has {size / 1e9:.1f} GB of weights, too many for one protobuf message",
+            where=graph.name,
+            fix="save it to a file: its weights then go beside it",
+        )
+    return _Writer(None).model(graph)
+
+
+def save(graph: Graph, path: str | os.PathLike[str], *, external: bool | None = None) -> Path:
+    """Writes the model; weights above ``EMBEDDED_LIMIT``, or always with ``external``, go to ``<name>.data`` beside it.
+
+    Raises:
+        OutputError: the place cannot be written, or is a file that the model was read from.
+    """
+    path = Path(path)
+    data_path = path.with_name(path.name + ".data")
+    if external is None:
+        external = weight_bytes(graph) > EMBEDDED_LIMIT
+    for target in (path, data_path) if external else (path,):
+        if any(_same(target, source) for source in graph.sources):
+            raise OutputError("would overwrite the source model", where=str(target), fix="choose another output path")
+    if not external:
+        proto = _Writer(None).model(graph)
+        with written_beside(path) as file:
+            file.write(proto.SerializeToString())
+        return path
+    with written_beside(data_path) as data, written_beside(path) as file:
+        proto = _Writer(_DataFile(data, data_path.name)).model(graph)
+        file.write(proto.SerializeToString())
+    return path
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that takes its place at ``path`` only when the block ends well; otherwise nothing is left."""
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent or ".")
+    except OSError as error:
+        raise OutputError("cannot be written", where=str(path), why=error.strerror or str(error), fix="choose another place") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        raise OutputError("cannot be written", where=str(path), why=error.strerror or str(error), fix="free space or choose another place") from None
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all constants, each array counted once."""
+    seen: dict[int, int] = {}
+    for _, node in all_nodes(graph):
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant):
+                seen[id(tensor)] = tensor.values.nbytes
+        for value in node.attrs.values():
+            if isinstance(value, gs.Constant):
+                seen[id(value)] = value.values.nbytes
+    return sum(seen.values())
+
+
+class _DataFile:
+    def __init__(self, file: BinaryIO, location: str) -> None:
+        self.file, self.location = file, location
+
+    def append(self, proto: TensorProto, values: np.ndarray) -> None:
+        offset = -(-self.file.tell() // _ALIGNMENT) * _ALIGNMENT
+        self.file.seek(offset)
+        flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, 1 << 24):
+            self.file.write(flat[start : start + (1 << 24)].data)
+        proto.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.location), ("offset", offset), ("length", flat.size)):
+            proto.external_data.add(key=key, value=str(value))
+
+
+class _Writer:
+    def __init__(self, data: _DataFile | None) -> None:
+        self.data = data
+
+    def model(self, graph: Graph) -> onnx.ModelProto:
+        imports = [helper.make_opsetid("", graph.opset)]
+        imports += [helper.make_opsetid(domain, version) for domain, version in graph.domains.items()]
+        used = {node.domain for _, node in all_nodes(graph) if node.domain}
+        imports += [helper.make_opsetid(domain, 1) for domain in sorted(used - set(graph.domains))]
+        model = onnx.ModelProto(
+            ir_version=graph.ir_version or helper.find_min_ir_version_for(imports),
+            producer_name=graph.producer_name,
+            producer_version=graph.producer_version,
+            model_version=graph.model_version,
+            domain=graph.model_domain,
+            doc_string=graph.model_doc,
+            opset_import=imports,
+        )
+        for key, value in graph.metadata.items():
+            model.metadata_props.add(key=key, value=value)
+        self.homes = _homes(graph)
+        self.graph(graph, model.graph, outermost=True)
+        return model
+
+    def graph(self, graph: Graph, proto: onnx.GraphProto, outermost: bool = False) -> None:
+        proto.name = graph.name
+        proto.doc_string = graph.doc_string or ""
+        for tensor in graph.inputs:
+            proto.input.append(self.value(tensor))
+        returned = {id(tensor) for tensor in graph.outputs}
+        inputs = {id(tensor) for tensor in graph.inputs}
+        for constant in self.homes.get(id(graph), []):
+            if id(constant) in returned:  # runtimes want a returned value computed by a node
+                node = proto.node.add(op_type="Constant", name=f"{constant.name}_constant", output=[constant.name])
+                node.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=self.tensor(constant)))
+            else:
+                proto.initializer.append(self.tensor(constant))
+        for node in graph.nodes:
+            self.node(node, proto.node.add())
+            for tensor in node.outputs:
+                known = isinstance(tensor, Variable) and (tensor.dtype is not None or tensor.type_proto is not None)
+                if tensor.name and known and id(tensor) not in returned | inputs:
+                    proto.value_info.append(self.value(tensor))
+        for tensor in graph.outputs:
+            proto.output.append(self.value(tensor))
+
+    def node(self, node: gs.Node, proto: onnx.NodeProto) -> None:
+        proto.op_type, proto.name, proto.domain = node.op, node.name, node.domain or ""
+        proto.input.extend(tensor.name for tensor in node.inputs)
+        proto.output.extend(tensor.name for tensor in node.outputs)
+        for name, value in node.attrs.items():
+            proto.attribute.append(self.attribute(name, value))
+
+    def attribute(self, name: str, value: Any) -> AttributeProto:
+        if isinstance(value, AttributeProto):
+            return value
+        if isinstance(value, gs.Graph):
+            proto = AttributeProto(name=name, type=AttributeProto.GRAPH)
+            self.graph(value, proto.g)
+            return proto
+        if isinstance(value, list) and value and isinstance(value[0], gs.Graph):
+            proto = AttributeProto(name=name, type=AttributeProto.GRAPHS)
+            for inner in value:
+                self.graph(inner, proto.graphs.add())
+            return proto
+        if isinstance(value, gs.Constant):
+            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=self.tensor(value))
+        if isinstance(value, np.ndarray):
+            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=self.tensor(Constant(name, value)))
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            proto = AttributeProto(name=name, type=AttributeProto.STRINGS)
+            proto.strings.extend(item.encode(errors="surrogateescape") for item in value)
+            return proto
+        if isinstance(value, np.generic):
+            value = value.item()
+        return helper.make_attribute(name, value)
+
+    def tensor(self, constant: gs.Constant) -> TensorProto:
+        values = constant.values
+        if self.data is not None and values.nbytes > _SMALL and values.dtype != object and not _packed(values.dtype):
+            proto = TensorProto(name=constant.name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+            self.data.append(proto, values)
+            return proto
+        if values.dtype == object or values.dtype.kind in "US":
+            flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1)]
+            return helper.make_tensor(constant.name, TensorProto.STRING, values.shape, flat)
+        proto = numpy_helper.from_array(values, constant.name)
+        return proto
+
+    def value(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
+        if isinstance(tensor, Variable) and tensor.type_proto is not None:
+            return onnx.ValueInfoProto(name=tensor.name, type=tensor.type_proto)
+        if isinstance(tensor, gs.Constant):
+            kind = TensorProto.STRING if tensor.values.dtype == object else helper.np_dtype_to_tensor_dtype(tensor.values.dtype)
+            return helper.make_tensor_value_info(tensor.name, kind, tensor.values.shape)
+        if tensor.dtype is None:
+            return onnx.ValueInfoProto(name=tensor.name)
+        dtype = np.dtype(tensor.dtype)
+        kind = TensorProto.STRING if dtype == object or dtype.kind in "US" else helper.np_dtype_to_tensor_dtype(dtype)
+        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+
+
+def _homes(graph: Graph) -> dict[int, list[gs.Constant]]:
+    """Which graph stores each constant: the innermost one that holds all of its uses."""
+    paths: dict[int, tuple[Graph, ...]] = {}
+    constants: dict[int, gs.Constant] = {}
+
+    def visit(inner: Graph, path: tuple[Graph, ...]) -> None:
+        path = (*path, inner)
+        used = [*inner.outputs]
+        for node in inner.nodes:
+            used += node.inputs
+            for value in node.attrs.values():
+                for child in value if isinstance(value, list) else [value]:
+                    if isinstance(child, gs.Graph):
+                        visit(child, path)
+        for tensor in used:
+            if isinstance(tensor, gs.Constant):
+                key = id(tensor)
+                constants[key] = tensor
+                if key in paths:
+                    common = 0
+                    for a, b in zip(paths[key], path):
+                        if a is not b:
+                            break
+                        common += 1
+                    paths[key] = path[:common]
+                else:
+                    paths[key] = path
+
+    visit(graph, ())
+    homes: dict[int, list[gs.Constant]] = {}
+    for key, path in paths.items():
+        homes.setdefault(id(path[-1]), []).append(constants[key])
+    for inner in all_graphs(graph):
+        for tensor in inner.outputs:  # a constant that a graph returns must be made in that very graph
+            if isinstance(tensor, gs.Constant) and tensor not in homes.get(id(inner), []):
+                raise ModelError(
+                    f"subgraph '{inner.name}' returns the outer constant '{tensor.name}'",
+                    fix="copy the constant into the subgraph, or return it through Identity",
+                )
+    return homes
+
+
+def _packed(dtype: np.dtype) -> bool:
+    return dtype.name in ("int4", "uint4", "float4_e2m1fn", "int2", "uint2")
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,104 @@
+"""Quantization arithmetic in numpy: the oracle that every kernel and every emitted model is held against.
+
+Formulas are those of ONNX's QuantizeLinear and DequantizeLinear: ``code = saturate(round_half_even(x / scale) +
+zero_point)`` and ``x = (code - zero_point) * scale``, in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.scheme import PerAxis, PerBlock, Scheme
+
+SMALLEST_SCALE = np.float32(2.0**-100)
+"""Scales below this are raised to it: products of two scales must stay normal float32 numbers."""
+
+
+def spread(parameter: np.ndarray, scheme: Scheme, shape: tuple[int, ...]) -> np.ndarray:
+    """Reshapes a scale or zero point (``[]``, ``[C]`` or blocks) so that it broadcasts against ``shape``."""
+    granularity = scheme.granularity
+    if isinstance(granularity, PerAxis):
+        axis = granularity.axis % len(shape)
+        return np.reshape(parameter, [-1 if d == axis else 1 for d in range(len(shape))])
+    if isinstance(granularity, PerBlock):
+        axis = granularity.axis % len(shape)
+        return np.repeat(parameter, granularity.size, axis=axis).take(range(shape[axis]), axis=axis)
+    return np.reshape(parameter, [1] * len(shape))
+
+
+def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Float array to codes of ``scheme.dtype`` (int32 for four-bit types, which numpy lacks). NaN is an error."""
+    values = np.asarray(values, dtype=np.float32)
+    if np.isnan(values).any():
+        raise ValueError("cannot quantize NaN")
+    step = spread(np.asarray(scale, dtype=np.float32), scheme, values.shape)
+    offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, values.shape)
+    low, high = scheme.code_range
+    with np.errstate(over="ignore"):
+        steps = np.rint(values / step)
+    codes = np.clip(steps.astype(np.float64) + offset, low, high)
+    return codes.astype(np.int32 if scheme.dtype in ("int4", "uint4") else scheme.dtype)
+
+
+def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Codes to float32."""
+    step = spread(np.asarray(scale, dtype=np.float32), scheme, codes.shape)
+    offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, codes.shape)
+    return ((codes.astype(np.int64) - offset).astype(np.float32) * step).astype(np.float32)
+
+
+def scale_and_zero_point(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters that cover ``[low, high]`` (same shape each), widened to contain zero so that zero is exact.
+
+    Returns float32 scales and int64 zero points of the same shape. A range of width zero gets scale 1.
+    """
+    first, last = scheme.code_range
+    low = np.minimum(np.asarray(low, dtype=np.float64), 0.0)
+    high = np.maximum(np.asarray(high, dtype=np.float64), 0.0)
+    if scheme.symmetric:
+        reach = np.maximum(-low, high)
+        middle = 0 if first < 0 else (scheme.storage_range[0] + scheme.storage_range[1] + 1) // 2
+        scale = reach / (last - middle)
+        zero_point = np.full(scale.shape, middle, dtype=np.int64)
+    else:
+        scale = (high - low) / (last - first)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            offset = np.where(scale > 0, first - low / np.where(scale > 0, scale, 1.0), 0 if first <= 0 else first)
+        zero_point = np.clip(np.rint(offset), first, last).astype(np.int64)
+    scale = np.where(scale > 0, np.maximum(scale, SMALLEST_SCALE), 1.0)
+    return scale.astype(np.float32), zero_point
+
+
+def weight_range(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each group of a constant, shaped as its scale will be."""
+    granularity = scheme.granularity
+    if isinstance(granularity, PerAxis):
+        axis = granularity.axis % values.ndim
+        others = tuple(d for d in range(values.ndim) if d != axis)
+        return values.min(axis=others), values.max(axis=others)
+    if isinstance(granularity, PerBlock):
+        axis = granularity.axis % values.ndim
+        starts = np.arange(0, values.shape[axis], granularity.size)
+        return np.minimum.reduceat(values, starts, axis=axis), np.maximum.reduceat(values, starts, axis=axis)
+    return values.min(), values.max()
+
+
+def sqnr(reference: np.ndarray, actual: np.ndarray) -> float:
+    """Signal to quantization noise ratio in dB, ``10 log10(sum(ref^2) / sum((ref - act)^2))``; inf when equal."""
+    reference, actual = np.asarray(reference, np.float64), np.asarray(actual, np.float64)
+    noise = float(np.sum((reference - actual) ** 2))
+    signal = float(np.sum(reference**2))
+    if noise == 0.0:
+        return float("inf")
+    if signal == 0.0 or not np.isfinite(noise):
+        return float("-inf")
+    return float(10.0 * np.log10(signal / noise))
+
+
+def cosine(reference: np.ndarray, actual: np.ndarray) -> float:
+    """Cosine similarity of two arrays read as vectors; 1 when both are zero."""
+    a, b = np.ravel(reference).astype(np.float64), np.ravel(actual).astype(np.float64)
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if length == 0.0:
+        return 1.0 if not a.any() and not b.any() else 0.0
+    return float(a @ b / length)

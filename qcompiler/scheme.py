@@ -1,0 +1,113 @@
+"""How a tensor is represented in few bits: integer type, symmetry and granularity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qcompiler.errors import PlanError
+
+IntegerType = Literal["uint8", "int8", "int32", "uint16", "int16", "uint4", "int4"]
+
+_RANGES: dict[str, tuple[int, int]] = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "uint4": (0, 15),
+    "int4": (-8, 7),
+    "int32": (-(2**31), 2**31 - 1),
+}
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the whole tensor."""
+
+    def __str__(self) -> str:
+        return "tensor"
+
+
+@dataclass(frozen=True)
+class PerAxis:
+    """One scale for each index along ``axis``."""
+
+    axis: int
+
+    def __str__(self) -> str:
+        return f"axis {self.axis}"
+
+
+@dataclass(frozen=True)
+class PerBlock:
+    """One scale for each run of ``size`` elements along ``axis``."""
+
+    axis: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"blocks of {self.size} on axis {self.axis}"
+
+
+Granularity = PerTensor | PerAxis | PerBlock
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """An integer representation: ``real = scale * (code - zero_point)``.
+
+    ``bits`` narrows the codes actually used below what ``dtype`` holds (7-bit weights in an int8 tensor keep x86
+    machines without VNNI from saturating in 16 bits).
+    """
+
+    dtype: IntegerType
+    symmetric: bool
+    granularity: Granularity = PerTensor()
+    bits: int | None = None
+
+    @property
+    def storage_range(self) -> tuple[int, int]:
+        """Smallest and largest code that ``dtype`` holds; QuantizeLinear saturates to these."""
+        return _RANGES[self.dtype]
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code used. Symmetric signed types leave out the lowest code, so that -x exists."""
+        low, high = self.storage_range
+        width = (high - low + 1).bit_length() - 1
+        if self.bits is not None and self.bits < width:
+            span = 2**self.bits
+            low, high = (-span // 2, span // 2 - 1) if low < 0 else (0, span - 1)
+        if self.symmetric and low < 0:
+            low = -high
+        return low, high
+
+    def __str__(self) -> str:
+        bits = f" ({self.bits} bit)" if self.bits is not None else ""
+        return f"{self.dtype}{bits} {'symmetric' if self.symmetric else 'asymmetric'} per {self.granularity}"
+
+    def to_json(self) -> dict[str, object]:
+        data: dict[str, object] = {"dtype": self.dtype, "symmetric": self.symmetric}
+        if isinstance(self.granularity, (PerAxis, PerBlock)):
+            data["axis"] = self.granularity.axis
+        if isinstance(self.granularity, PerBlock):
+            data["block"] = self.granularity.size
+        if self.bits is not None:
+            data["bits"] = self.bits
+        return data
+
+    @staticmethod
+    def from_json(data: dict[str, object]) -> Scheme:
+        unknown = set(data) - {"dtype", "symmetric", "axis", "block", "bits"}
+        if unknown:
+            raise PlanError(f"unknown scheme field '{sorted(unknown)[0]}'", fix="use dtype, symmetric, axis, block, bits")
+        if data.get("dtype") not in _RANGES:
+            raise PlanError(f"unknown integer type '{data.get('dtype')}'", fix=f"use one of {', '.join(_RANGES)}")
+        axis, block, bits = data.get("axis"), data.get("block"), data.get("bits")
+        for name, value in (("axis", axis), ("block", block), ("bits", bits)):
+            if value is not None and not isinstance(value, int):
+                raise PlanError(f"scheme field '{name}' is {value!r}, not an integer")
+        granularity: Granularity = PerTensor()
+        if isinstance(axis, int):
+            granularity = PerBlock(axis, block) if isinstance(block, int) else PerAxis(axis)
+        return Scheme(data["dtype"], bool(data.get("symmetric")), granularity, bits)  # type: ignore[arg-type]
