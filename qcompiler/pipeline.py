@@ -1,0 +1,159 @@
+"""What a pass is, and how passes are run, timed, checked and bisected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qcompiler import ir
+from qcompiler.errors import PassError, QCompilerError
+
+if TYPE_CHECKING:
+    from qcompiler.plan import Plan
+    from qcompiler.target import Target
+
+
+class Semantics(Enum):
+    """What a pass may do to the numbers that the model computes."""
+
+    EXACT = "exact"
+    """Bit for bit the same outputs."""
+    ALGEBRAIC = "algebraic"
+    """The same function, computed in another order: equal up to float rounding."""
+    QUANTIZING = "quantizing"
+    """Fewer bits."""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One remark of a pass about one place: what it saw there and why it acted or refused.
+
+    ``severity`` is ``note`` (worth knowing), ``refused`` (a case that looked right and was left alone) or ``warning``
+    (the user should look). ``source`` is the pass's name; the pipeline fills it in.
+    """
+
+    where: str
+    message: str
+    severity: str = "note"
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.where}: {self.message}" if self.source else f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement."""
+
+    target: Target | None = None
+    plan: Plan | None = None
+    statistics: Any = None
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """``rewrites``: how many places were changed; ``plan``: the new plan of a pass that decides, else None."""
+
+    rewrites: int = 0
+    diagnostics: tuple[Diagnostic, ...] = ()
+    plan: Plan | None = None
+
+
+class Pass:
+    """Base of every pass: subclass it as a frozen dataclass whose typed fields are the options, and define ``run``.
+
+    ``run`` edits the graph in place. The graph is the pipeline's own; weights in it are read-only arrays.
+    """
+
+    name: ClassVar[str] = ""
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """One pass as it was run: its result and what it took, in seconds."""
+
+    name: str
+    seconds: float
+    result: PassResult
+
+
+@dataclass
+class Pipeline:
+    """Runs passes in order over one graph.
+
+    ``after`` is called as ``after(pass, graph)`` when a pass has ended and the structure has been found sound: printing,
+    ONNX's checker and numeric comparison hook in here.
+    """
+
+    passes: Sequence[Pass]
+    after: Callable[[Pass, ir.Graph], None] | None = None
+    runs: list[PassRun] = field(default_factory=list)
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassContext:
+        """Edits ``graph``; returns the context with the newest plan. Raises PassError naming the pass that failed."""
+        for one in self.passes:
+            start = time.perf_counter()
+            try:
+                result = one.run(graph, ctx)
+                ir.adopt(graph)
+                ir.check_structure(graph)
+                ir.sort(graph)
+            except QCompilerError as error:
+                raise PassError(error.what, where=_place(one, error), why=error.why, fix=error.fix) from error
+            except (ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+                raise PassError(
+                    f"failed with {type(error).__name__}: {error}",
+                    where=f"pass {one.name}",
+                    fix="this is a fault of the pass: leave it out with --passes -NAME, and report it",
+                ) from error
+            named = tuple(replace(d, source=one.name) for d in result.diagnostics)
+            result = replace(result, diagnostics=named)
+            self.runs.append(PassRun(one.name, time.perf_counter() - start, result))
+            if result.plan is not None:
+                ctx = replace(ctx, plan=result.plan)
+            if self.after is not None:
+                self.after(one, graph)
+        return ctx
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        return [d for run in self.runs for d in run.result.diagnostics]
+
+
+def bisect(passes: Sequence[Pass], graph: ir.Graph, ctx: PassContext, good: Callable[[ir.Graph], bool]) -> Pass | None:
+    """The first pass after which ``good`` no longer holds, found by halving; None when the whole pipeline is good.
+
+    Every probe starts from a fresh clone of ``graph``. Assumes that once broken it stays broken.
+    """
+
+    def holds(count: int) -> bool:
+        trial = ir.clone(graph)
+        Pipeline(passes[:count]).run(trial, ctx)
+        return good(trial)
+
+    if holds(len(passes)):
+        return None
+    low, high = 0, len(passes)  # good after ``low`` passes, wrong after ``high``
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return passes[high - 1]
+
+
+def count_rewrites(runs: Iterable[PassRun]) -> dict[str, int]:
+    """Rewrites by pass name, summed over repeated runs."""
+    totals: dict[str, int] = {}
+    for run in runs:
+        totals[run.name] = totals.get(run.name, 0) + run.result.rewrites
+    return totals
+
+
+def _place(one: Pass, error: QCompilerError) -> str:
+    return f"pass {one.name}: {error.where}" if error.where else f"pass {one.name}"

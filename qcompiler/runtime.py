@@ -1,0 +1,79 @@
+"""Sessions of ONNX Runtime: the one place that creates them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from qcompiler import ir, native
+from qcompiler.errors import ModelError, VerificationError
+
+Feed = dict[str, np.ndarray]
+
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@contextmanager
+def session(
+    model: ir.Graph | onnx.ModelProto | str | os.PathLike[str],
+    *,
+    optimize: str = "all",
+    threads: int = 1,
+    optimized_path: str | os.PathLike[str] | None = None,
+    profile_prefix: str | os.PathLike[str] | None = None,
+) -> Iterator[ort.InferenceSession]:
+    """A CPU session of the model, closed with the block.
+
+    ``optimize``: ``none``, ``basic`` or ``all`` of ONNX Runtime's graph rewrites. Large graphs travel through a
+    temporary file, so that weights are not held twice. ``optimized_path`` receives ONNX Runtime's own optimized graph.
+
+    Raises:
+        VerificationError: ONNX Runtime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[optimize]
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    if profile_prefix is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_prefix)
+    if native.available():
+        native.register_custom_ops(options)
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as scratch:
+        if isinstance(model, ir.Graph):
+            if ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
+                source: str | bytes = str(ir.save(model, Path(scratch) / "model.onnx", external=True))
+            else:
+                source = ir.to_proto(model).SerializeToString()
+            where = model.name
+        elif isinstance(model, onnx.ModelProto):
+            source, where = model.SerializeToString(), model.graph.name
+        else:
+            source = where = str(model)
+        try:
+            made = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise VerificationError("ONNX Runtime cannot load the model", where=where, why=str(error)) from None
+        del source
+        yield made
+
+
+def run(model: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+    """The named outputs (all when None) for one feed. Raises ModelError when the model fails on it."""
+    try:
+        return model.run(outputs, feed)
+    except Exception as error:  # as above
+        raise ModelError("the model fails on this sample", why=str(error)) from None
