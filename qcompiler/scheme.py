@@ -100,7 +100,9 @@ class Scheme:
     def from_json(data: dict[str, object]) -> Scheme:
         unknown = set(data) - {"dtype", "symmetric", "axis", "block", "bits"}
         if unknown:
-            raise PlanError(f"unknown scheme field '{sorted(unknown)[0]}'", fix="use dtype, symmetric, axis, block, bits")
+            raise PlanError(
+                f"unknown scheme field '{sorted(unknown)[0]}'", fix="use dtype, symmetric, axis, block, bits"
+            )
         if data.get("dtype") not in _RANGES:
             raise PlanError(f"unknown integer type '{data.get('dtype')}'", fix=f"use one of {', '.join(_RANGES)}")
         axis, block, bits = data.get("axis"), data.get("block"), data.get("bits")

@@ -39,14 +39,16 @@ class Variable(gs.Variable):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def __init__(self, name: str, dtype: Any = None, shape: Any = None, type_proto: onnx.TypeProto | None = None) -> None:
+    def __init__(
+        self, name: str, dtype: Any = None, shape: Any = None, type_proto: onnx.TypeProto | None = None
+    ) -> None:
         super().__init__(name, dtype=dtype, shape=shape)
         self.type_proto = type_proto
 
     def to_constant(self, values: np.ndarray, *args: Any, **kwargs: Any) -> Constant:
         super().to_constant(values, *args, **kwargs)
-        self.__class__ = Constant  # type: ignore[assignment]
-        return self  # type: ignore[return-value]
+        self.__class__ = Constant
+        return self
 
 
 class Constant(gs.Constant):
@@ -57,9 +59,9 @@ class Constant(gs.Constant):
 
     def to_variable(self, *args: Any, **kwargs: Any) -> Variable:
         super().to_variable(*args, **kwargs)
-        self.__class__ = Variable  # type: ignore[assignment]
+        self.__class__ = Variable
         self.type_proto = None
-        return self  # type: ignore[return-value]
+        return self
 
 
 class Graph(gs.Graph):
@@ -202,7 +204,7 @@ def remove_dead(graph: Graph) -> int:
 
 
 def detach(node: Node) -> None:
-    """Unlinks a node, and every node inside its subgraphs, from all tensors, so that it no longer counts as a consumer."""
+    """Unlinks a node, and every node inside its subgraphs, from all tensors: it no longer counts as a consumer."""
     for inner in subgraphs(node):
         for child in inner.nodes:
             detach(child)
@@ -226,7 +228,9 @@ def sort(graph: Graph) -> None:
         except nx.NetworkXUnfeasible:
             cycle = [edge[0].name for edge in nx.find_cycle(order)]
             raise ModelError(
-                "the graph has a cycle", where=" -> ".join(cycle[:6]), fix="export the model again: ONNX graphs are acyclic"
+                "the graph has a cycle",
+                where=" -> ".join(cycle[:6]),
+                fix="export the model again: ONNX graphs are acyclic",
             ) from None
 
 
@@ -245,7 +249,7 @@ def adopt(graph: gs.Graph) -> None:
         plain = Graph()
         for key in ("domains", "metadata", "model_version", "model_domain", "model_doc", "sources"):
             graph.__dict__.setdefault(key, getattr(plain, key))
-    classes = {gs.Node: Node, gs.Variable: Variable, gs.Constant: Constant}
+    classes: dict[type, type] = {gs.Node: Node, gs.Variable: Variable, gs.Constant: Constant}
     nameless: list[Node] = []
     for inner in all_graphs(graph):
         if type(inner) is gs.Graph:
@@ -290,11 +294,11 @@ def _clone(graph: Graph, copies: dict[Tensor, Tensor]) -> Graph:
     result = Graph(name=graph.name, doc_string=graph.doc_string, opset=graph.opset, ir_version=graph.ir_version)
     result.producer_name, result.producer_version = graph.producer_name, graph.producer_version
     result.domains, result.metadata = dict(graph.domains), dict(graph.metadata)
-    result.model_version, result.model_domain, result.model_doc = graph.model_version, graph.model_domain, graph.model_doc
-    result.sources = graph.sources
+    result.model_version, result.model_domain = graph.model_version, graph.model_domain
+    result.model_doc, result.sources = graph.model_doc, graph.sources
     result.inputs = [copy(t) for t in graph.inputs]
     for node in graph.nodes:
-        attrs = {}
+        attrs: dict[str, Any] = {}
         for key, value in node.attrs.items():
             if isinstance(value, gs.Graph):
                 attrs[key] = _clone(value, copies)

@@ -48,7 +48,8 @@ def load(model: object) -> Graph:
     if type(model).__module__.split(".")[0] == "onnx_ir":
         import onnx_ir
 
-        return _from_proto(onnx_ir.to_proto(model), None)  # type: ignore[arg-type]
+        if isinstance(model, onnx_ir.Model):
+            return _from_proto(onnx_ir.to_proto(model), None)
     raise ModelError(
         f"cannot read a model from {type(model).__name__}",
         fix="pass a path, onnx.ModelProto, torch ONNXProgram, onnx_ir.Model or onnx_graphsurgeon.Graph",
@@ -78,7 +79,10 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelError("not an ONNX model, or cut short", where=where, fix="download or export it again") from None
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(
-            "not an ONNX model", where=where, why="it has no graph or no operator set", fix="download or export it again"
+            "not an ONNX model",
+            where=where,
+            why="it has no graph or no operator set",
+            fix="download or export it again",
         )
     return proto
 
@@ -170,7 +174,9 @@ class _Reader:
                 result.nodes.append(self.node(node, scope))
         for value in proto.output:
             if value.name not in scope:
-                raise ModelError(f"output '{value.name}' is never computed", where=self.where, fix="export the model again")
+                raise ModelError(
+                    f"output '{value.name}' is never computed", where=self.where, fix="export the model again"
+                )
             result.outputs.append(scope[value.name])
         return result
 
@@ -274,16 +280,22 @@ class _Reader:
         file = (self.folder / location).resolve()
         if not location or not file.is_relative_to(self.folder):
             raise ModelError(
-                f"external data '{location}' lies outside the model's folder", where=where, fix="move the data file beside the model"
+                f"external data '{location}' lies outside the model's folder",
+                where=where,
+                fix="move the data file beside the model",
             )
         if file not in self.maps:
             try:
                 size = file.stat().st_size
                 self.maps[file] = np.memmap(file, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)  # type: ignore[assignment]
             except FileNotFoundError:
-                raise ModelError(f"external data file '{location}' is missing", where=where, fix="put it beside the model") from None
+                raise ModelError(
+                    f"external data file '{location}' is missing", where=where, fix="put it beside the model"
+                ) from None
             except OSError as error:
-                raise ModelError(f"external data file '{location}' cannot be read", where=where, why=str(error)) from None
+                raise ModelError(
+                    f"external data file '{location}' cannot be read", where=where, why=str(error)
+                ) from None
         data = self.maps[file]
         shape = tuple(proto.dims)
         count = int(np.prod(shape, dtype=object)) if shape else 1
@@ -292,7 +304,9 @@ class _Reader:
             offset = int(entries.get("offset", 0))
             length = int(entries.get("length", expected))
         except ValueError:
-            raise ModelError("external data offset or length is no number", where=where, fix="download it again") from None
+            raise ModelError(
+                "external data offset or length is no number", where=where, fix="download it again"
+            ) from None
         if any(d < 0 for d in shape) or length != expected or offset < 0 or offset + length > len(data):
             raise ModelError(
                 f"external data needs bytes {offset} to {offset + expected} of '{location}', which has {len(data)}",
@@ -313,7 +327,9 @@ class _Reader:
         dense = np.zeros(shape, dtype=values.dtype)
         flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
         if flat.size and not (0 <= flat.min() and flat.max() < dense.size):
-            raise ModelError("sparse weight has an index outside its shape", where=f"{self.where}: '{proto.values.name}'")
+            raise ModelError(
+                "sparse weight has an index outside its shape", where=f"{self.where}: '{proto.values.name}'"
+            )
         dense.reshape(-1)[flat] = values
         dense.flags.writeable = False
         return dense

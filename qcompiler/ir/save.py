@@ -67,7 +67,9 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent or ".")
     except OSError as error:
-        raise OutputError("cannot be written", where=str(path), why=error.strerror or str(error), fix="choose another place") from None
+        raise OutputError(
+            "cannot be written", where=str(path), why=error.strerror or str(error), fix="choose another place"
+        ) from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -75,7 +77,12 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except OSError as error:
-        raise OutputError("cannot be written", where=str(path), why=error.strerror or str(error), fix="free space or choose another place") from None
+        raise OutputError(
+            "cannot be written",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="free space or choose another place",
+        ) from None
     finally:
         if os.path.exists(name):
             os.unlink(name)
@@ -188,27 +195,24 @@ class _Writer:
 
     def tensor(self, constant: gs.Constant) -> TensorProto:
         values = constant.values
-        if self.data is not None and values.nbytes > _SMALL and values.dtype != object and not _packed(values.dtype):
-            proto = TensorProto(name=constant.name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+        kind = _element_type(values.dtype)
+        if kind == TensorProto.STRING:
+            flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1)]
+            return TensorProto(name=constant.name, dims=values.shape, data_type=kind, string_data=flat)
+        if self.data is not None and values.nbytes > _SMALL and not _packed(values.dtype):
+            proto = TensorProto(name=constant.name, dims=values.shape, data_type=kind)
             self.data.append(proto, values)
             return proto
-        if values.dtype == object or values.dtype.kind in "US":
-            flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1)]
-            return helper.make_tensor(constant.name, TensorProto.STRING, values.shape, flat)
-        proto = numpy_helper.from_array(values, constant.name)
-        return proto
+        return numpy_helper.from_array(values, constant.name)
 
     def value(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
         if isinstance(tensor, Variable) and tensor.type_proto is not None:
             return onnx.ValueInfoProto(name=tensor.name, type=tensor.type_proto)
         if isinstance(tensor, gs.Constant):
-            kind = TensorProto.STRING if tensor.values.dtype == object else helper.np_dtype_to_tensor_dtype(tensor.values.dtype)
-            return helper.make_tensor_value_info(tensor.name, kind, tensor.values.shape)
+            return helper.make_tensor_value_info(tensor.name, _element_type(tensor.values.dtype), tensor.values.shape)
         if tensor.dtype is None:
             return onnx.ValueInfoProto(name=tensor.name)
-        dtype = np.dtype(tensor.dtype)
-        kind = TensorProto.STRING if dtype == object or dtype.kind in "US" else helper.np_dtype_to_tensor_dtype(dtype)
-        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+        return helper.make_tensor_value_info(tensor.name, _element_type(np.dtype(tensor.dtype)), tensor.shape)
 
 
 def _homes(graph: Graph) -> dict[int, list[gs.Constant]]:
@@ -251,6 +255,10 @@ def _homes(graph: Graph) -> dict[int, list[gs.Constant]]:
                     fix="copy the constant into the subgraph, or return it through Identity",
                 )
     return homes
+
+
+def _element_type(dtype: np.dtype) -> int:
+    return TensorProto.STRING if dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(dtype)
 
 
 def _packed(dtype: np.dtype) -> bool:
