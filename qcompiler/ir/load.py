@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.version_converter
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
@@ -22,7 +23,8 @@ from qcompiler.errors import ModelError
 from qcompiler.ir.graph import Constant, Graph, Node, Variable, adopt, clone, sort
 
 OLDEST_OPSET = 7
-"""Before opset 7 operators meant something else (explicit broadcasting, legacy attributes)."""
+"""Before opset 7 operators meant something else (explicit broadcasting, legacy attributes); ONNX's own converter raises
+such models to it."""
 
 
 def load(model: object) -> Graph:
@@ -99,15 +101,18 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Graph:
         opsets[domain] = max(entry.version, opsets.get(domain, 0))
     newest = onnx.defs.onnx_opset_version()
     opset = opsets.pop("", newest)
-    if not OLDEST_OPSET <= opset <= newest:
+    if not 1 <= opset <= newest:
         raise ModelError(
             f"operator set {opset} is not supported",
             where=where,
-            why=f"this version reads {OLDEST_OPSET} to {newest}",
-            fix="export the model with another opset" if opset < OLDEST_OPSET else "upgrade the onnx package",
+            why=f"this version reads 1 to {newest}",
+            fix="upgrade the onnx package" if opset > newest else "export the model again",
         )
+    body = proto.graph
+    if opset < OLDEST_OPSET:
+        body, opset = _raised(proto, where).graph, OLDEST_OPSET
     reader = _Reader(path, where)
-    graph = reader.graph(proto.graph, {})
+    graph = reader.graph(body, {})
     graph.opset, graph.domains, graph.ir_version = opset, opsets, proto.ir_version
     graph.producer_name, graph.producer_version = proto.producer_name, proto.producer_version
     graph.model_version, graph.model_domain, graph.model_doc = proto.model_version, proto.domain, proto.doc_string
@@ -116,6 +121,18 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Graph:
     adopt(graph)
     sort(graph)
     return graph
+
+
+def _raised(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"cannot be raised to operator set {OLDEST_OPSET}",
+            where=where,
+            why=str(error),
+            fix="export it with a newer opset",
+        ) from None
 
 
 class _Reader:
