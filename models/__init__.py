@@ -15,8 +15,11 @@ from models.recipe import Recipe
 
 NAMES = (
     "ppocr4-rec",
+    "ppocr4-det",
     "minilm-l3",
     "yolov8n",
+    "silero-vad",
+    "magika",
 )
 
 

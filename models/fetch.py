@@ -1,7 +1,7 @@
 """Fetch the models and the data that tests, benchmarks and the demo use.
 
-    python models/fetch.py NAME ... [--cache DIR]      the model's path, one a line
-    python models/fetch.py --all --export-npz DIR      DIR/NAME/{model.onnx,calib.npz,eval.npz}
+python models/fetch.py NAME ... [--cache DIR]      the model's path, one a line
+python models/fetch.py --all --export-npz DIR      DIR/NAME/{model.onnx,calib.npz,eval.npz}
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from models.packages import FetchError, written_beside
 from models.recipe import Feed, Recipe
 
 
-def stacked(feeds: Iterable[Feed]) -> Feed:
-    """The feeds joined along their first axis, which is the batch axis of every input of the recipes."""
+def stacked(feeds: Iterable[Feed], batched: bool = True) -> Feed:
+    """The feeds joined along their batch axis, or along a new first axis where they have none."""
     listed = list(feeds)
-    return {name: np.concatenate([feed[name] for feed in listed]) for name in listed[0]}
+    join = np.concatenate if batched else np.stack
+    return {name: join([feed[name] for feed in listed]) for name in listed[0]}
 
 
 def export(one: Recipe, folder: Path, calibration: int = 128, evaluation: int = 64) -> None:
@@ -37,7 +38,7 @@ def export(one: Recipe, folder: Path, calibration: int = 128, evaluation: int = 
         shutil.copyfile(one.model(), path)
     for name, feeds in (("calib", one.calibration(calibration)), ("eval", one.evaluation(evaluation))):
         with written_beside(target / f"{name}.npz") as path, path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **stacked(feeds))
+            np.savez(file, allow_pickle=False, **stacked(feeds, one.batched))
     with written_beside(target / "labels.json") as path:
         path.write_text(json.dumps(one.labels(evaluation)), "utf-8")
 

@@ -14,7 +14,9 @@ PHOTOGRAPHS = Package("pypi", "mvtb-data", "1.6.1", "0ca9c30e100fa272421068a167e
 LABELLED = Package("pypi", "foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
 
 # What the package has besides photographs: drawings, masks, calibration boards and the frames of an animation.
-NOT_A_PHOTOGRAPH = re.compile(r"shark|blobs|segmentation|scale-space|eg-morph|points|wally\.png|apriltag|/calibration/|fisheye")
+NOT_A_PHOTOGRAPH = re.compile(
+    r"shark|blobs|segmentation|scale-space|eg-morph|points|wally\.png|apriltag|/calibration/|fisheye"
+)
 
 
 def photographs(split: str) -> Iterator[Image.Image]:

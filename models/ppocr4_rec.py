@@ -21,7 +21,10 @@ HEIGHT, WIDTH = 48, 320
 
 
 def model() -> Path:
-    return RAPIDOCR.member("rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b")
+    return RAPIDOCR.member(
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+    )
 
 
 def samples(split: str) -> Iterator[Sample]:
@@ -51,7 +54,7 @@ def decode(probabilities: np.ndarray) -> str:
     """The characters of [1, steps, classes]: best class of each step, repetitions and blanks dropped (CTC)."""
     best = probabilities[0].argmax(-1)
     kept = best[np.flatnonzero(np.diff(best, prepend=-1))]
-    return "".join(characters()[index] for index in kept).strip()   # a wide margin is read as a space
+    return "".join(characters()[index] for index in kept).strip()  # a wide margin is read as a space
 
 
 def edits(read: str, written: str) -> int:

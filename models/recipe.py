@@ -30,6 +30,7 @@ class Recipe:
     metric    what `score` measures, with its unit and direction; None where only agreement with float can be had.
     score     `score(outputs, labels)`: one number from the first output of each sample and the sample's label.
     scores    index expression of the class scores in the first output, where it mixes them with other quantities.
+    batched   whether the first axis of every input is its batch axis, so that feeds can be joined into larger ones.
     extra     the optional dependency of the project that `model` needs, None when it needs nothing but a client.
     """
 
@@ -41,6 +42,7 @@ class Recipe:
     metric: str | None = None
     score: Callable[[Sequence[np.ndarray], Sequence[Any]], float] | None = None
     scores: tuple[slice, ...] | None = None
+    batched: bool = True
     extra: str | None = None
 
     def calibration(self, count: int) -> Iterator[Feed]:

@@ -49,7 +49,9 @@ def reviews() -> list[tuple[str, bool]]:
 @cache
 def vocabulary() -> dict[str, int]:
     """The word pieces of bert-base-uncased and their numbers; a piece that begins a word is marked with U+2581."""
-    path = VOCABULARY.member("package/assets/vocab.json", "f43c6d0ae702005761fbdcc6d09145d440905dc3e65a0e8d4100e5f5763d91be")
+    path = VOCABULARY.member(
+        "package/assets/vocab.json", "f43c6d0ae702005761fbdcc6d09145d440905dc3e65a0e8d4100e5f5763d91be"
+    )
     return {piece: number for number, piece in enumerate(json.loads(path.read_text("utf-8")))}
 
 
@@ -83,8 +85,8 @@ def _pieces(word: str, table: dict[str, int]) -> list[int]:
 
 
 def sentences(split: str) -> Iterator[tuple[str, bool]]:
-    """Openings of film reviews of 5 to 60 words, and whether the review is favourable; half of the reviews calibrate."""
-    order = np.random.default_rng(0).permutation(len(reviews()))   # the package lists the unfavourable ones first
+    """Openings of film reviews of 5 to 60 words, and whether the review is favourable; one half calibrates."""
+    order = np.random.default_rng(0).permutation(len(reviews()))  # the package lists the unfavourable ones first
     rng = np.random.default_rng(1 + (split == "evaluation"))
     for index in order[split == "evaluation" :: 2]:
         text, favourable = reviews()[index]
@@ -111,7 +113,8 @@ def _line(rng: np.random.Generator, own: list[str]) -> str:
     if kind == 2:
         return f"{some[0].upper()} {some[1].upper()}"
     if kind == 3:
-        return f"{rng.integers(1, 29):02d}/{rng.integers(1, 13):02d}/{rng.integers(1990, 2030)} No. {rng.integers(9999)}"
+        day = f"{rng.integers(1, 29):02d}/{rng.integers(1, 13):02d}/{rng.integers(1990, 2030)}"
+        return f"{day} No. {rng.integers(9999)}"
     return " ".join(some[: rng.integers(2, 5)]).capitalize() + str(rng.choice([".", "", "?", ","]))
 
 
