@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from models.packages import Package
+from models.recipe import Sample
 
 PHOTOGRAPHS = Package("pypi", "mvtb-data", "1.6.1", "0ca9c30e100fa272421068a167ea6529085ff8f4afdca72e5fad681c52cabdbf")
 LABELLED = Package("pypi", "foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # What the package has besides photographs: drawings, masks, calibration boards and the frames of an animation.
 NOT_A_PHOTOGRAPH = re.compile(
@@ -59,6 +62,22 @@ def labelled() -> Iterator[tuple[Image.Image, int]]:
         if found := re.fullmatch(r"foolbox/data/imagenet_\d+_(\d+)\.jpg", name):
             with LABELLED.open(name) as file:
                 yield Image.open(file).convert("RGB"), int(found[1])
+
+
+def classified(split: str, mean: Sequence[float], deviation: Sequence[float]) -> Iterator[Sample]:
+    """Endless inputs for a classifier, 224 × 224; the evaluation begins with the labelled photographs."""
+    offset, factor = (np.array(values, np.float32)[None, :, None, None] for values in (mean, deviation))
+    if split == "evaluation":
+        for photograph, label in labelled():
+            yield Sample({"image": (planes(photograph, 224) - offset) / factor}, label)
+    for photograph in photographs(split):
+        yield Sample({"image": (planes(photograph, 224) - offset) / factor})
+
+
+def top1(outputs: Sequence[np.ndarray], labels: Sequence[int | None]) -> float:
+    """Right first answers in percent of the labelled samples."""
+    right = [output[0].argmax() == label for output, label in zip(outputs, labels) if label is not None]
+    return 100 * float(np.mean(right)) if right else float("nan")
 
 
 def squared(image: Image.Image) -> Image.Image:
