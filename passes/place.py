@@ -1,0 +1,188 @@
+"""Decides which uses of which tensors are quantized; no numbers yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import networkx as nx
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.errors import PassError
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
+from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.saturation import clip_bounds
+from qcompiler.scheme import PerAxis, PerTensor
+from qcompiler.target import Operator, Target, is_float
+
+
+@dataclass(frozen=True)
+class Place(Pass):
+    """Static placement from the target's description. Nodes that the plan so far keeps in float are respected.
+
+    1. An operator with a constant weight is quantized for its own sake: its activations, weight and bias.
+    2. A result that the target only fuses when it is quantized gets a Q that *all* its consumers read through, float
+       ones too. A Relu or Clip behind the operator is absorbed into that Q.
+    3. A result that may stay float is quantized only where everything that reads it, through operators that merely
+       move values, wants 8 bits.
+    4. Other operators are quantized where all their inputs already are, and something behind them gains from it.
+    5. Operators that move values tie their inputs and outputs to the same parameters.
+    """
+
+    name: ClassVar[str] = "place"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+    precision: str = "int8"
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        if ctx.target is None:
+            raise PassError("needs a target", where="pass place")
+        old = ctx.plan or Plan()
+        found = _Placement(graph, ctx.target, old.kept)
+        found.choose()
+        plan = replace(
+            old, target=ctx.target.name, precision=self.precision, sites=dict(found.sites()), ties=found.ties()
+        )
+        return PassResult(len(found.chosen), tuple(found.diagnostics), plan)
+
+
+class _Placement:
+    def __init__(self, graph: ir.Graph, target: Target, kept: Iterable[str]) -> None:
+        self.target = target
+        self.kept = set(kept)
+        self.outputs = ir.output_tensors(graph)
+        self.nodes = [node for _, node in ir.all_nodes(graph)]
+        self.chosen: dict[ir.Node, Operator] = {}
+        self.in_codes: set[ir.Tensor] = set()
+        """Tensors that exist only in 8 bits: all their consumers read them through one Q."""
+        self.diagnostics: list[Diagnostic] = []
+
+    def choose(self) -> None:
+        candidates = {}
+        for node in self.nodes:
+            entry = self.target.operator(node)
+            reason = self.why_not(node, entry)
+            if entry is not None and not reason:
+                candidates[node] = entry
+            elif reason:
+                self.diagnostics.append(Diagnostic(node.name, f"stays in float: {reason}", "refused"))
+        for node, entry in candidates.items():
+            if entry.heavy:
+                self.chosen[node] = entry
+                if entry.output == "required":
+                    self.in_codes.add(self.result(node))
+        for node, entry in candidates.items():
+            if entry.heavy and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
+                self.in_codes.add(self.result(node))
+        for node, entry in candidates.items():  # in order of computation: 8 bits spread forward
+            values = [t for t in self.activations(node, entry) if not ir.is_constant(t)]
+            if not entry.heavy and values and all(t in self.in_codes for t in values):
+                self.chosen[node] = entry
+                self.in_codes.update(self.results(node, entry))
+        self.drop_dead_ends()
+
+    def why_not(self, node: ir.Node, entry: Operator | None) -> str:
+        """Why a node that computes with floats is not a candidate; empty when it is, or is of no interest."""
+        if node.name in self.kept:
+            return ""
+        if entry is None:
+            return self.target.excluded.get(node.op, "")
+        for tensor in self.activations(node, entry):
+            if not is_float(tensor):
+                return f"'{tensor.name}' is not float32" if entry.heavy else ""
+        if entry.heavy:
+            weight = node.inputs[entry.weight or 0]
+            if not np.isfinite(weight.values).all():
+                return f"weight '{weight.name}' has values that are not finite"
+            if weight.values.ndim != 2 and node.op == "MatMul":
+                return f"weight '{weight.name}' is not a matrix"
+        return ""
+
+    def activations(self, node: ir.Node, entry: Operator) -> list[ir.Tensor]:
+        indices = range(len(node.inputs)) if entry.variadic else entry.activations
+        return [node.inputs[i] for i in indices if i < len(node.inputs)]
+
+    def result(self, node: ir.Node) -> ir.Tensor:
+        """What comes out of the node once the Relu or Clip behind it is absorbed."""
+        tensor = node.outputs[0]
+        while len(tensor.outputs) == 1 and tensor not in self.outputs and self.absorbs(tensor.outputs[0]):
+            tensor = tensor.outputs[0].outputs[0]
+        return tensor
+
+    def absorbs(self, node: ir.Node) -> bool:
+        if node.op not in self.target.absorbed:
+            return False
+        # A Clip whose lower end is not zero would need a zero point that rounding cannot guarantee.
+        return node.op != "Clip" or (clip_bounds(node) or (-1.0, 0.0))[0] == 0.0
+
+    def results(self, node: ir.Node, entry: Operator) -> list[ir.Tensor]:
+        """All of a node's quantized results. Only operators that move values have several (Split)."""
+        if entry.output != "tied":
+            return [self.result(node)]
+        return [t for t in (node.outputs if node.op == "Split" else node.outputs[:1]) if t.name]
+
+    def leads_to_codes(self, tensor: ir.Tensor, candidates: dict[ir.Node, Operator]) -> bool:
+        """Whether everything that reads ``tensor``, through operators that move values, is worth quantizing itself."""
+        if tensor in self.outputs or not tensor.outputs:
+            return False
+        for node in tensor.outputs:
+            entry = candidates.get(node)
+            if entry is None or not any(t is tensor for t in self.activations(node, entry)):
+                return False
+            if not entry.heavy:
+                if entry.output != "tied" or len(self.activations(node, entry)) > 1:
+                    return False
+                if not all(self.leads_to_codes(t, candidates) for t in self.results(node, entry)):
+                    return False
+        return True
+
+    def drop_dead_ends(self) -> None:
+        """Takes back light operators whose result nobody reads in 8 bits, last ones first."""
+        for node in reversed(self.nodes):
+            entry = self.chosen.get(node)
+            if entry is None or entry.heavy:
+                continue
+            results = self.results(node, entry)
+            if not any(self.wanted(t) for t in results):
+                del self.chosen[node]
+                self.in_codes.difference_update(results)
+
+    def wanted(self, tensor: ir.Tensor) -> bool:
+        return any(
+            node in self.chosen and any(t is tensor for t in self.activations(node, self.chosen[node]))
+            for node in tensor.outputs
+        )
+
+    def sites(self) -> Iterator[tuple[Site, TensorQuant]]:
+        activation = TensorQuant(self.target.activation)
+        for node, entry in self.chosen.items():
+            for index, tensor in enumerate(node.inputs):
+                if entry.variadic or index in entry.activations:
+                    yield Site(tensor.name, node.name, index), activation
+            if entry.weight is not None:
+                weight = node.inputs[entry.weight]
+                scheme = self.target.weight_scheme(entry, weight.values.ndim)
+                yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
+            if entry.bias is not None and entry.bias < len(node.inputs) and node.inputs[entry.bias].name:
+                bias = node.inputs[entry.bias]
+                per_channel = isinstance(scheme.granularity, PerAxis)
+                if ir.is_constant(bias) and bias.values.ndim == 1:
+                    granularity = PerAxis(0) if per_channel else PerTensor()
+                    yield Site(bias.name, node.name, entry.bias), TensorQuant(replace(self.target.bias, granularity=granularity))
+        for tensor in self.in_codes:
+            for node in dict.fromkeys(tensor.outputs):
+                for index, read in enumerate(node.inputs):
+                    if read is tensor:
+                        yield Site(tensor.name, node.name, index), activation
+            if tensor in self.outputs:
+                yield Site(tensor.name, ""), activation
+
+    def ties(self) -> tuple[frozenset[str], ...]:
+        groups: nx.Graph = nx.Graph()
+        for node, entry in self.chosen.items():
+            if entry.output == "tied":
+                members = [t for t in self.activations(node, entry) if not ir.is_constant(t)]
+                members += self.results(node, entry)
+                nx.add_path(groups, [t.name for t in members])
+        return tuple(sorted((frozenset(group) for group in nx.connected_components(groups)), key=sorted))

@@ -1,0 +1,133 @@
+"""Gives every site of the plan its scale and zero point, from statistics and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir, numerics
+from qcompiler.calibrate import OBSERVERS, Statistics, TensorStatistics
+from qcompiler.errors import PassError
+from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
+from qcompiler.plan import Site, TensorQuant
+from qcompiler.saturation import bounds, clip_bounds
+from qcompiler.scheme import PerAxis, Scheme
+
+
+@dataclass(frozen=True)
+class Solve(Pass):
+    """1. Activations: the observer's range over all tensors of a tie, cut where no consumer tells values apart.
+    2. Weights: the largest magnitude of each channel.
+    3. Biases: int32 at exactly scale(activation) · scale(weight); where that would overflow, the channel's weight scale
+       is raised until it fits.
+
+    Sites whose origin is ``user`` keep their numbers.
+    """
+
+    name: ClassVar[str] = "solve"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+    observer: str = "mse"
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        if ctx.plan is None or not isinstance(ctx.statistics, Statistics):
+            raise PassError("needs a plan and statistics", where="pass solve")
+        if self.observer not in OBSERVERS:
+            raise PassError(
+                f"there is no observer '{self.observer}'", where="pass solve", fix=f"use {', '.join(OBSERVERS)}"
+            )
+        plan, tensors = ctx.plan, ir.all_tensors(graph)
+        sites = dict(plan.sites)
+        ranges: dict[frozenset[str], tuple[float, float]] = {}
+        for site, quant in sites.items():
+            tensor = tensors[site.tensor]
+            if quant.origin == "unsolved" and not ir.is_constant(tensor):
+                group = plan.group(site.tensor)
+                if group not in ranges:
+                    members = [tensors[name] for name in sorted(group)]
+                    ranges[group] = self.range_of(members, ctx.statistics, quant.scheme)
+                sites[site] = _covering(quant, *ranges[group], "calibration")
+        nodes = {node.name: node for _, node in ir.all_nodes(graph)}
+        for site, quant in sites.items():
+            tensor = tensors[site.tensor]
+            if quant.origin == "unsolved" and ir.is_constant(tensor) and quant.scheme.dtype != "int32":
+                low, high = numerics.weight_range(tensor.values, quant.scheme)
+                sites[site] = quant.solved(*numerics.scale_and_zero_point(low, high, quant.scheme), "weights")
+        for site, quant in list(sites.items()):
+            if quant.origin == "unsolved" and quant.scheme.dtype == "int32":
+                _solve_bias(site, nodes[site.node], tensors[site.tensor].values, sites)
+        return PassResult(len(sites), plan=replace(plan, sites=sites))
+
+    def range_of(self, members: list[ir.Tensor], statistics: Statistics, scheme: Scheme) -> tuple[float, float]:
+        """The range that the tied tensors share, not yet widened to contain zero."""
+        seen: TensorStatistics | None = None
+        for tensor in members:
+            if tensor.name in statistics.tensors:
+                found = statistics.tensors[tensor.name]
+                seen = found if seen is None else seen.merge(found)
+        if seen is None:
+            raise PassError(
+                f"the statistics do not cover '{members[0].name}'", where="pass solve", fix="calibrate this model again"
+            )
+        low, high = OBSERVERS[self.observer](seen, scheme)
+        first, last = math.inf, -math.inf
+        for tensor in members:
+            lower, upper = bounds(tensor)
+            first, last = min(first, lower), max(last, upper)
+        low, high = max(low, first), min(high, last)
+        for tensor in members:
+            for lower, upper in _produced(tensor):
+                low, high = max(low, lower), min(high, upper)
+        return low, high
+
+
+def _produced(tensor: ir.Tensor) -> Iterator[tuple[float, float]]:
+    """What the operator that computes the tensor guarantees of it."""
+    node = ir.producer(tensor)
+    if node is not None and node.op == "Relu":
+        yield 0.0, math.inf
+    elif node is not None and node.op == "Clip":
+        yield clip_bounds(node) or (-math.inf, math.inf)
+    elif node is not None and node.op in ("Sigmoid", "HardSigmoid", "Softmax"):
+        yield 0.0, 1.0
+
+
+def _covering(quant: TensorQuant, low: float, high: float, origin: str) -> TensorQuant:
+    scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quant.scheme)
+    if low >= 0.0 and quant.scheme.code_range[1] * float(scale) > high > 0.0:
+        # A runtime drops a Clip only if no code stands for more than its upper bound: float32 must not round up.
+        scale = np.nextafter(scale, np.float32(0.0))
+    return quant.solved(scale, zero_point, origin)
+
+
+def _solve_bias(site: Site, node: ir.Node, values: np.ndarray, sites: dict[Site, TensorQuant]) -> None:
+    by_index = {s.index: (s, q) for s, q in sites.items() if s.node == node.name}
+    weight_site, weight = next((s, q) for s, q in by_index.values() if q.origin in ("weights", "user") and s.index == 1)
+    activation = by_index[0][1]
+    assert activation.scale is not None and weight.scale is not None and weight.zero_point is not None
+    needed = np.abs(values.astype(np.float64)) / (float(activation.scale) * 2.0**30)
+    scale = np.broadcast_to(weight.scale, values.shape).astype(np.float64)
+    silent = _silent_channels(node.inputs[weight_site.index].values, weight.scheme, scale)
+    raised = np.maximum(np.where(silent, 0.0, scale), needed)
+    raised = np.where(raised > 0, raised, scale).astype(np.float32)
+    if weight.scale.ndim == 0:
+        raised = raised.max()
+    if not np.array_equal(raised, weight.scale):
+        sites[weight_site] = weight = weight.solved(raised, weight.zero_point, weight.origin)
+    product = activation.scale * np.broadcast_to(raised, values.shape)
+    bias = sites[site]
+    if not isinstance(weight.scheme.granularity, PerAxis):
+        product = product.reshape(-1)[0]
+        bias = replace(bias, scheme=replace(bias.scheme, granularity=weight.scheme.granularity))
+    sites[site] = bias.solved(product, np.zeros(product.shape, np.int64), "product")
+
+
+def _silent_channels(values: np.ndarray, scheme: Scheme, scale: np.ndarray) -> np.ndarray:
+    """Channels whose weights are all zero: their scale is free, and the bias decides it."""
+    low, high = numerics.weight_range(values, scheme)
+    return np.broadcast_to((low == 0) & (high == 0), scale.shape)
+
+

@@ -1,0 +1,244 @@
+"""The Plan: which uses of which tensors are quantized and how. Decided first, written into the graph once.
+
+A plan is frozen; each stage returns a new one. As a file it is JSON that a person can read, edit, diff and replay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.errors import PlanError
+from qcompiler.scheme import Scheme
+
+FORMAT = "qcompiler-plan/1"
+
+ORIGINS = ("unsolved", "weights", "calibration", "product", "operator", "dynamic", "user")
+"""Where numbers come from: the weight itself, observed ranges, a product of two scales (bias), what the operator's
+definition fixes (a softmax lies in 0 … 1), each run anew, or the user."""
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A tensor at one of its uses: input ``index`` of node ``node``; a graph output has node ``""``."""
+
+    tensor: str
+    node: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.index}" if self.node else "output"
+
+
+@dataclass(frozen=True, eq=False)
+class TensorQuant:
+    """How a tensor is represented. ``scale``: float32 array, ``[]`` or one entry a channel; ``zero_point``: int64 of
+    the same shape. Both are None until solved, and stay None where ``origin`` is ``dynamic``."""
+
+    scheme: Scheme
+    scale: np.ndarray | None = None
+    zero_point: np.ndarray | None = None
+    origin: str = "unsolved"
+
+    def solved(self, scale: np.ndarray, zero_point: np.ndarray, origin: str) -> TensorQuant:
+        return replace(
+            self, scale=np.asarray(scale, np.float32), zero_point=np.asarray(zero_point, np.int64), origin=origin
+        )
+
+    def _identity(self) -> tuple[object, ...]:
+        numbers = tuple(None if a is None else (a.shape, a.tobytes()) for a in (self.scale, self.zero_point))
+        return (self.scheme, *numbers, self.origin)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorQuant) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something tried on the target and what came of it. Replaying a plan does not try again."""
+
+    where: tuple[str, ...]
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``sites``: what is quantized; ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes
+    that could have been quantized and stay in float, with the reason; ``decisions``: what asking the target led to."""
+
+    target: str = ""
+    precision: str = ""
+    sites: Mapping[Site, TensorQuant] = field(default_factory=dict)
+    ties: tuple[frozenset[str], ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+
+    def tensors(self) -> dict[str, dict[Site, TensorQuant]]:
+        """Sites by tensor, both in order."""
+        grouped: dict[str, dict[Site, TensorQuant]] = {}
+        for site in sorted(self.sites):
+            grouped.setdefault(site.tensor, {})[site] = self.sites[site]
+        return grouped
+
+    def nodes(self) -> set[str]:
+        """Nodes with at least one quantized input."""
+        return {site.node for site in self.sites if site.node}
+
+    def group(self, tensor: str) -> frozenset[str]:
+        """The tensors that share ``tensor``'s parameters, itself included."""
+        return next((tie for tie in self.ties if tensor in tie), frozenset([tensor]))
+
+    def without_nodes(self, nodes: Mapping[str, str]) -> Plan:
+        """Notes the nodes as kept in float for the given reasons. Placement is run again with them; see ``place``."""
+        return replace(self, kept={**self.kept, **nodes})
+
+    def deciding(self, where: Iterable[str], action: str, reason: str) -> Plan:
+        return replace(self, decisions=(*self.decisions, Decision(tuple(where), action, reason)))
+
+    def check(self, graph: ir.Graph) -> None:
+        """Raises PlanError when a site or a kept node does not exist in the graph."""
+        nodes = {node.name: node for _, node in ir.all_nodes(graph)}
+        for site in self.sites:
+            if not site.node:
+                if not any(t.name == site.tensor for inner in ir.all_graphs(graph) for t in inner.outputs):
+                    raise PlanError(f"'{site.tensor}' is no output of the model", fix=_REPLAN)
+                continue
+            node = nodes.get(site.node)
+            if node is None:
+                raise PlanError(f"the model has no node '{site.node}'", where=f"tensor '{site.tensor}'", fix=_REPLAN)
+            if not 0 <= site.index < len(node.inputs) or node.inputs[site.index].name != site.tensor:
+                raise PlanError(
+                    f"input {site.index} of node '{site.node}' is not '{site.tensor}'", where="plan", fix=_REPLAN
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        with ir.written_beside(path) as file:
+            file.write(self.to_json().encode())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        try:
+            text = Path(path).read_text("utf-8")
+        except FileNotFoundError:
+            raise PlanError("no such file", where=str(path), fix="make one with: qcompiler plan") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError("cannot be read", where=str(path), why=str(error)) from None
+        try:
+            return Plan.from_json(text)
+        except PlanError as error:
+            raise PlanError(error.what, where=f"{path}: {error.where}" if error.where else str(path), fix=error.fix) from None
+
+    def to_json(self) -> str:
+        """One tensor a line, so that a diff of two plans reads as a list of changed tensors."""
+        lines = []
+        for tensor, sites in self.tensors().items():
+            by_quant: dict[TensorQuant, list[Site]] = {}
+            for site, quant in sites.items():
+                by_quant.setdefault(quant, []).append(site)
+            entries = [_quant_json(quant, uses) for quant, uses in by_quant.items()]
+            lines.append(f"    {json.dumps(tensor)}: {json.dumps(entries)}")
+        head = {"format": FORMAT, "target": self.target, "precision": self.precision}
+        body = "".join(f"  {json.dumps(k)}: {json.dumps(v)},\n" for k, v in head.items())
+        ties = ",\n".join(f"    {json.dumps(sorted(tie))}" for tie in sorted(self.ties, key=sorted))
+        kept = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.kept.items()))
+        made = ",\n".join(
+            f"    {json.dumps({'where': list(d.where), 'action': d.action, 'reason': d.reason})}" for d in self.decisions
+        )
+        tensors = ",\n".join(lines)
+        return (
+            f"{{\n{body}"
+            f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
+            f'  "kept": {{\n{kept}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError("not JSON", why=str(error)) from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise PlanError(f"not a plan of format {FORMAT}", fix=_REPLAN)
+        unknown = set(data) - {"format", "target", "precision", "tensors", "ties", "kept", "decisions"}
+        if unknown:
+            raise PlanError(f"unknown field '{min(unknown)}'", fix="remove it")
+        try:
+            sites: dict[Site, TensorQuant] = {}
+            for tensor, entries in data.get("tensors", {}).items():
+                for entry in entries:
+                    sites.update(_sites(tensor, entry))
+            decisions = tuple(Decision(tuple(d["where"]), d["action"], d["reason"]) for d in data.get("decisions", []))
+            ties = tuple(frozenset(tie) for tie in data.get("ties", []))
+            return Plan(
+                data.get("target", ""), data.get("precision", ""), sites, ties, dict(data.get("kept", {})), decisions
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PlanError("is damaged", why=f"{type(error).__name__}: {error}", fix=_REPLAN) from None
+
+
+_REPLAN = "make the plan anew with: qcompiler plan"
+
+
+def diff(old: Plan, new: Plan) -> list[str]:
+    """One line for each site or kept node that differs."""
+    lines = []
+    for site in sorted(set(old.sites) | set(new.sites)):
+        before, after = old.sites.get(site), new.sites.get(site)
+        if before != after:
+            lines.append(f"{site.tensor} at {site}: {_short(before)} -> {_short(after)}")
+    for node in sorted(set(old.kept) | set(new.kept)):
+        if old.kept.get(node) != new.kept.get(node):
+            lines.append(f"{node}: kept in float: {old.kept.get(node, 'no')} -> {new.kept.get(node, 'no')}")
+    return lines
+
+
+def _short(quant: TensorQuant | None) -> str:
+    if quant is None:
+        return "float"
+    if quant.scale is None:
+        return f"{quant.scheme} ({quant.origin})"
+    scale = quant.scale if quant.scale.ndim == 0 else quant.scale.max()
+    return f"{quant.scheme} scale {float(scale):.6g}"
+
+
+def _quant_json(quant: TensorQuant, uses: list[Site]) -> dict[str, Any]:
+    data: dict[str, Any] = {"uses": [str(site) for site in uses], **quant.scheme.to_json(), "origin": quant.origin}
+    if quant.scale is not None and quant.zero_point is not None:
+        # The shortest decimal that reads back as the same float32.
+        data["scale"] = np.vectorize(lambda v: float(str(np.float32(v))), otypes=[float])(quant.scale).tolist()
+        same = quant.zero_point.size and np.all(quant.zero_point == quant.zero_point.flat[0])
+        data["zero_point"] = int(quant.zero_point.flat[0]) if same else quant.zero_point.tolist()
+    return data
+
+
+def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:
+    entry = dict(entry)
+    uses, origin = entry.pop("uses"), entry.pop("origin")
+    scale, zero_point = entry.pop("scale", None), entry.pop("zero_point", None)
+    if origin not in ORIGINS:
+        raise PlanError(f"unknown origin '{origin}'", where=f"tensor '{tensor}'", fix=f"use one of {', '.join(ORIGINS)}")
+    quant = TensorQuant(Scheme.from_json(entry), origin=origin)
+    if scale is not None:
+        steps = np.asarray(scale, np.float32)
+        if not np.all(np.isfinite(steps) & (steps > 0)):
+            raise PlanError("a scale is not a positive number", where=f"tensor '{tensor}'", fix="correct it")
+        offset = np.broadcast_to(np.asarray(0 if zero_point is None else zero_point, np.int64), steps.shape).copy()
+        quant = quant.solved(steps, offset, origin)
+    found = {}
+    for use in uses:
+        node, separator, index = use.rpartition(":")
+        if use != "output" and not separator:
+            raise PlanError(f"a use is '{use}'", where=f"tensor '{tensor}'", fix="write NODE:INPUT or output")
+        found[Site(tensor, node, int(index)) if separator else Site(tensor, "", 0)] = quant
+    return found

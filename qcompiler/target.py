@@ -1,0 +1,216 @@
+"""What a target fuses with which scheme: data, read from one TOML file a target."""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from qcompiler.errors import TargetError
+from qcompiler.scheme import PerAxis, Scheme
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("int8", "int8-dynamic", "float")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the target can do with one operator in few bits.
+
+    ``activations``: inputs read in the activation scheme; ``weight``: the input that must be a constant, with one scale
+    an index of ``weight_axis``; ``bias``: the input that becomes int32 at the product of the two scales.
+    ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
+    it must share the input's parameters). ``when``: attribute values it holds for. ``range``: fixed output range.
+    """
+
+    op: str
+    activations: tuple[int, ...] = (0,)
+    weight: int | None = None
+    weight_axis: int | None = None
+    bias: int | None = None
+    output: str = "required"
+    when: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    range: tuple[float, float] | None = None
+    dynamic: bool = False
+    variadic: bool = False
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it is worth quantizing for its own sake, not only for its neighbours'."""
+        return self.weight is not None
+
+    def matches(self, node: gs.Node) -> bool:
+        if node.op != self.op or node.domain not in (None, ""):
+            return False
+        for name, wanted in self.when.items():
+            actual = node.attrs.get(name, self.defaults.get(name))
+            if actual != wanted:
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target description; see ``qcompiler targets NAME``."""
+
+    name: str
+    summary: str
+    opset: int
+    activation: Scheme
+    weight: Scheme
+    bias: Scheme
+    operators: tuple[Operator, ...]
+    absorbed: Mapping[str, str]
+    excluded: Mapping[str, str]
+    cpu: str = ""
+    cpus: Mapping[str, str] = field(default_factory=dict)
+
+    def operator(self, node: gs.Node) -> Operator | None:
+        """The first description that fits the node, constants and attributes included; None when there is none."""
+        for entry in self.operators:
+            if not entry.matches(node):
+                continue
+            if entry.weight is not None:
+                has_weight = entry.weight < len(node.inputs) and isinstance(node.inputs[entry.weight], gs.Constant)
+                if not has_weight or not is_float(node.inputs[entry.weight]):
+                    continue
+            return entry
+        return None
+
+    def weight_scheme(self, entry: Operator, rank: int) -> Scheme:
+        """The weight's scheme: one scale an index of the operator's axis, one in all where it has none."""
+        if entry.weight_axis is None or entry.weight_axis >= rank:
+            return self.weight
+        return Scheme(self.weight.dtype, self.weight.symmetric, PerAxis(entry.weight_axis), self.weight.bits)
+
+
+def is_float(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is float32, the only type that ONNX Runtime's 8-bit kernels exchange with; None counts as yes."""
+    if isinstance(tensor, gs.Constant):
+        return tensor.values.dtype == np.float32
+    return tensor.dtype is None or np.dtype(tensor.dtype) == np.float32
+
+
+def target_names() -> list[str]:
+    """The targets that come with the package."""
+    return sorted(path.name.removesuffix(".toml").replace("_", "-") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def load_target(name: str, cpu: str = "auto") -> Target:
+    """A target by its name or by the path of a TOML file; ``cpu`` is one of the file's CPU kinds, or ``auto``.
+
+    Raises:
+        TargetError: no such target, or its description is malformed.
+    """
+    if name.endswith(".toml"):
+        try:
+            text, where = Path(name).read_text("utf-8"), name
+        except OSError as error:
+            raise TargetError("cannot be read", where=name, why=error.strerror or str(error)) from None
+    elif name in target_names():
+        text, where = (_folder() / f"{name.replace('-', '_')}.toml").read_text("utf-8"), name
+    else:
+        close = difflib.get_close_matches(name, target_names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(target_names())}, or a .toml file"
+        raise TargetError(f"there is no target '{name}'", fix=hint)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError("is not TOML", where=where, why=str(error)) from None
+    return _read(data, where, cpu)
+
+
+def describe(target: Target) -> Iterator[tuple[str, str]]:
+    """Rows (operator, how it is treated) for a reader."""
+    for entry in target.operators:
+        condition = ", ".join(f"{k}={v}" for k, v in entry.when.items())
+        parts = [f"inputs {', '.join(map(str, entry.activations))}" if not entry.variadic else "all inputs"]
+        if entry.weight is not None:
+            axis = "tensor" if entry.weight_axis is None else f"axis {entry.weight_axis}"
+            parts.append(f"weight {entry.weight} per {axis}")
+        if entry.bias is not None:
+            parts.append(f"bias {entry.bias}")
+        parts.append(f"output {entry.output}")
+        yield f"{entry.op} ({condition})" if condition else entry.op, ", ".join(parts)
+    for op, reason in target.absorbed.items():
+        yield op, f"absorbed: {reason}"
+    for op, reason in target.excluded.items():
+        yield op, f"float: {reason}"
+
+
+def detect_cpu() -> str:
+    """``vnni``, ``avx2`` or ``arm``: the kind of the machine this runs on."""
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64") or machine.startswith("arm"):
+        return "arm"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "avx2"  # the safe choice on x86: nothing saturates
+    return "vnni" if "avx512_vnni" in flags or "avx_vnni" in flags else "avx2"
+
+
+def _folder() -> Any:
+    return resources.files("qcompiler") / "targets"
+
+
+_KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded", "cpu"}
+_OPERATOR_KEYS = set(Operator.__dataclass_fields__)
+
+
+def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
+    unknown = sorted(set(data) - _KEYS)
+    if unknown:
+        raise TargetError(f"unknown field '{unknown[0]}'", where=where, fix=f"use {', '.join(sorted(_KEYS))}")
+    kinds = data.get("cpu", {})
+    if cpu == "auto":
+        cpu = detect_cpu() if kinds else ""
+    elif cpu not in kinds:
+        raise TargetError(f"knows no CPU kind '{cpu}'", where=where, fix=f"use one of auto, {', '.join(kinds)}")
+    chosen = kinds.get(cpu, {})
+    schemes = {key: {**data[key], **chosen.get(key, {})} for key in ("activation", "weight", "bias") if key in data}
+    operators = []
+    for entry in data.get("operator", []):
+        wrong = sorted(set(entry) - _OPERATOR_KEYS)
+        if wrong:
+            raise TargetError(
+                f"operator {entry.get('op')}: unknown field '{wrong[0]}'",
+                where=where,
+                fix=f"use {', '.join(sorted(_OPERATOR_KEYS))}",
+            )
+        entry = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        operators.append(Operator(**entry))
+    try:
+        return Target(
+            name=data["name"],
+            summary=data["summary"],
+            opset=data["opset"],
+            activation=Scheme.from_json(schemes["activation"]),
+            weight=Scheme.from_json(schemes["weight"]),
+            bias=Scheme.from_json(schemes["bias"]),
+            operators=tuple(operators),
+            absorbed=data.get("absorbed", {}),
+            excluded=data.get("excluded", {}),
+            cpu=cpu,
+            cpus={name: kind.get("why", "") for name, kind in kinds.items()},
+        )
+    except KeyError as error:
+        raise TargetError(f"the field {error} is missing", where=where) from None
+
+
+__all__ = [
+    "PRECISIONS", "Operator", "Target", "describe", "detect_cpu", "is_float", "load_target", "target_names",
+]  # fmt: skip

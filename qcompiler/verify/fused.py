@@ -1,0 +1,106 @@
+"""What ONNX Runtime made of a quantized graph: read off the graph that its own optimizer writes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from qcompiler import ir
+from qcompiler.runtime import session
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one node. ``form``: the operator that the runtime runs in its place, ``-`` when it vanished into
+    a neighbour. ``fused``: whether it works on codes; ``why``: what was found instead."""
+
+    node: str
+    form: str
+    fused: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """ONNX Runtime's optimized graph, without weights."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    constants: frozenset[str]
+
+    def histogram(self) -> dict[str, int]:
+        """How many nodes of each operator run."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def optimize(model: ir.Graph) -> Optimized:
+    """Asks ONNX Runtime for its optimized graph. Raises VerificationError when it cannot load the model."""
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        with session(model, optimized_path=path):
+            pass
+        proto = onnx.load(str(path), load_external_data=False)
+    nodes: list[onnx.NodeProto] = []
+    constants: set[str] = set()
+    _flatten(proto.graph, nodes, constants)
+    return Optimized(tuple(nodes), frozenset(constants))
+
+
+def _flatten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], constants: set[str]) -> None:
+    constants.update(weight.name for weight in graph.initializer)
+    for node in graph.node:
+        nodes.append(node)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _flatten(attribute.g, nodes, constants)
+
+
+def fates(names: Iterable[str], optimized: Optimized) -> dict[str, Fate]:
+    """The fate of each named node of the graph that was handed to the runtime.
+
+    The runtime keeps a node's name when it replaces the node, sometimes with ``_token_N`` or ``/NAME`` behind it. A node
+    is fused unless one of its inputs is still dequantized right before it.
+    """
+    makers = {output: node for node in optimized.nodes for output in node.output if output}
+    by_name: dict[str, list[onnx.NodeProto]] = {}
+    for node in optimized.nodes:
+        by_name.setdefault(original_name(node.name), []).append(node)
+    found = {}
+    for name in names:
+        forms = by_name.get(name, [])
+        found[name] = Fate(name, "-", True)
+        for node in forms:
+            dequantized = [
+                tensor
+                for tensor in node.input
+                if tensor in makers and makers[tensor].op_type == "DequantizeLinear"
+            ]
+            found[name] = Fate(name, node.op_type, True)
+            if dequantized:
+                found[name] = Fate(name, node.op_type, False, f"'{dequantized[0]}' is dequantized before it")
+                break
+    return found
+
+
+def original_name(name: str) -> str:
+    """The name that the node had before ONNX Runtime rewrote it."""
+    base = name
+    for mark in ("/MatMulAddFusion", "/DuplicateQDQ"):
+        base = base.split(mark)[0]
+    stem, token, number = base.rpartition("_token_")
+    return stem if token and number.isdigit() else base
+
+
+def dequantized_weights(optimized: Optimized) -> list[str]:
+    """Constants that the runtime still dequantizes at every call: the trap that makes a model slower than float."""
+    return [
+        node.input[0]
+        for node in optimized.nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in optimized.constants
+    ]

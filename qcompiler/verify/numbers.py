@@ -1,0 +1,95 @@
+"""How far a compiled model's outputs are from the float model's, gathered sample by sample in fixed memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from qcompiler.runtime import Feed, run
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Agreement of one output over all samples.
+
+    ``sqnr``: 10 log10(Σ float² / Σ (float - compiled)²) in dB; ``cosine``: of the two outputs read as vectors;
+    ``top1``: how often the largest entry along the last axis is the same one, None where the output does not look
+    like scores; ``largest``: the largest absolute difference.
+    """
+
+    name: str
+    sqnr: float
+    cosine: float
+    top1: float | None
+    largest: float
+
+
+@dataclass
+class _Sums:
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    power: float = 0.0
+    largest: float = 0.0
+    same: int = 0
+    rows: int = 0
+    classes: int | None = None
+    broken: bool = False
+
+
+def compare(
+    reference: ort.InferenceSession, compiled: ort.InferenceSession, feeds: Iterable[Feed]
+) -> list[OutputError]:
+    """Runs both over the feeds; one entry for each numeric output, in the reference's order."""
+    names = [output.name for output in reference.get_outputs()]
+    sums: dict[str, _Sums] = {}
+    for feed in feeds:
+        accumulate(sums, names, run(reference, feed), run(compiled, feed, names))
+    return [_error(name, sums[name]) for name in names if name in sums]
+
+
+def accumulate(sums: dict[str, _Sums], names: Sequence[str], wanted: list, actual: list) -> None:
+    for name, a, b in zip(names, wanted, actual):
+        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
+            continue
+        one = sums.setdefault(name, _Sums())
+        if a.shape != b.shape:
+            one.broken = True
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        known = np.isfinite(x)
+        one.broken |= not np.array_equal(known, np.isfinite(y))
+        x, y = np.where(known, x, 0.0), np.where(np.isfinite(y), y, 0.0)
+        one.signal += float(np.sum(x * x))
+        one.power += float(np.sum(y * y))
+        one.product += float(np.sum(x * y))
+        one.noise += float(np.sum((x - y) ** 2))
+        one.largest = max(one.largest, float(np.max(np.abs(x - y), initial=0.0)))
+        if a.dtype.kind == "f" and a.ndim >= 2 and a.shape[-1] >= 3 and a.shape[-1] in (one.classes, one.classes or a.shape[-1]):
+            one.classes = a.shape[-1]
+            one.same += int(np.sum(x.argmax(-1) == y.argmax(-1)))
+            one.rows += x.size // x.shape[-1]
+        else:
+            one.classes = -1
+
+
+def _error(name: str, one: _Sums) -> OutputError:
+    if one.broken:
+        sqnr = -math.inf
+    elif one.noise == 0.0:
+        sqnr = math.inf
+    else:
+        sqnr = 10.0 * math.log10(one.signal / one.noise) if one.signal > 0.0 else -math.inf
+    length = math.sqrt(one.signal * one.power)
+    cosine = one.product / length if length else float(one.noise == 0.0)
+    scores = one.classes is not None and one.classes > 0 and one.rows > 0
+    return OutputError(name, sqnr, cosine, one.same / one.rows if scores else None, one.largest)
+
+
+def worst(errors: Iterable[OutputError]) -> float:
+    """The smallest SQNR in dB; infinite when there is no numeric output."""
+    return min((error.sqnr for error in errors), default=math.inf)
