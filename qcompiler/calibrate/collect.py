@@ -1,0 +1,171 @@
+"""Runs a model over samples and counts what its tensors hold, in memory that the number of samples does not change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+
+from qcompiler import ir, native, runtime
+from qcompiler.calibrate.instrument import Place, fetch_probe, instrument, observe_probe
+from qcompiler.calibrate.statistics import Statistics, TensorStatistics, add_keys, feed_key, model_key
+from qcompiler.errors import DataError, QCompilerError
+
+Feed = dict[str, np.ndarray]
+
+FETCHED_AT_ONCE = 16
+"""Tensors that one run returns where the native library is missing. Each run computes the whole model."""
+
+
+class Collector:
+    """Observes tensors of one model feed by feed; use it in a ``with`` statement.
+
+    ``observe(feed)`` runs the model once, ``statistics()`` says at any time what was seen so far. Tensors are
+    float32, float16, or float64 and bfloat16 seen as float32; they may be inside the bodies of If, Loop and Scan.
+    ``threads``: for ONNX Runtime, all processors when None.
+
+    Raises:
+        StatisticsError: a tensor is not in the model or cannot be observed.
+    """
+
+    def __init__(self, graph: ir.Graph, tensors: Sequence[str], *, threads: int | None = None) -> None:
+        self.tensors = tuple(dict.fromkeys(tensors))
+        self.model_key = model_key(graph)
+        self.samples = 0
+        self.data_key = "0" * 64
+        self._open = ExitStack()
+        self._counter: _Counter
+        threads = threads or _processors()
+        try:
+            if native.available():
+                self._counter = _InsideCounter(self._open, graph, self.tensors, threads)
+            else:
+                self._counter = _OutsideCounter(self._open, graph, self.tensors, threads)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def observe(self, feed: Feed) -> None:
+        """Runs the model on one feed. Raises DataError naming the sample when the model fails on it."""
+        try:
+            self._counter.add(feed, self.samples)
+        except QCompilerError as error:
+            fix = error.fix or "repair it or leave it out"
+            raise DataError(f"sample {self.samples} fails", why=error.why or error.what, fix=fix) from error
+        self.data_key = add_keys(self.data_key, feed_key(feed))
+        self.samples += 1
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            {name: self._counter.read(index) for index, name in enumerate(self.tensors)},
+            self.model_key,
+            self.samples,
+            self.data_key,
+        )
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+
+def collect(
+    graph: ir.Graph,
+    tensors: Sequence[str],
+    samples: Iterable[Feed],
+    *,
+    threads: int | None = None,
+    on_sample: Callable[[int, int | None], None] | None = None,
+) -> Statistics:
+    """Statistics of the named tensors over all samples, which are run through once.
+
+    ``on_sample(done, total)`` is called after each one; ``total`` is None while unknown.
+
+    Raises:
+        DataError: a sample does not fit, or the model fails on it; it is named.
+        StatisticsError: a tensor is not in the model or cannot be observed.
+    """
+    with Collector(graph, tensors, threads=threads) as collector:
+        for feed in samples:
+            collector.observe(feed)
+            if on_sample is not None:
+                on_sample(collector.samples, _count(samples))
+        if collector.samples == 0:
+            raise DataError("there are no samples to calibrate on", fix="give at least one")
+        return collector.statistics()
+
+
+class _Counter:
+    """Where the counting happens."""
+
+    def add(self, feed: Feed, sample: int) -> None:
+        raise NotImplementedError
+
+    def read(self, index: int) -> TensorStatistics:
+        raise NotImplementedError
+
+
+class _InsideCounter(_Counter):
+    """Observe nodes count inside ONNX Runtime: no activation is kept or returned."""
+
+    def __init__(self, stack: ExitStack, graph: ir.Graph, tensors: Sequence[str], threads: int) -> None:
+        self.table = stack.enter_context(native.ObservationTable(len(tensors)))
+        instrumented = instrument(graph, tensors, observe_probe(self.table.id))
+        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads)) if tensors else None
+
+    def add(self, feed: Feed, sample: int) -> None:
+        if self.session is not None:
+            runtime.run(self.session, feed)
+
+    def read(self, index: int) -> TensorStatistics:
+        seen = self.table.read(index)
+        bins = np.flatnonzero(seen.counts)
+        return TensorStatistics(
+            bins.astype(np.uint16),
+            seen.counts[bins],
+            seen.smallest,
+            seen.largest,
+            seen.nan,
+            seen.positive_infinity,
+            seen.negative_infinity,
+        )
+
+
+class _OutsideCounter(_Counter):
+    """The same counts without the native library: the model runs once for every few tensors, which are returned."""
+
+    def __init__(self, stack: ExitStack, graph: ir.Graph, tensors: Sequence[str], threads: int) -> None:
+        instrumented = instrument(graph, tensors, fetch_probe)
+        self.places: tuple[Place, ...] = instrumented.places
+        self.outputs = instrumented.outputs
+        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads)) if tensors else None
+        self.seen = [TensorStatistics.empty() for _ in tensors]
+
+    def add(self, feed: Feed, sample: int) -> None:
+        if self.session is None:
+            return
+        new: list[TensorStatistics] = []
+        for start in range(0, len(self.outputs), FETCHED_AT_ONCE):
+            arrays = runtime.run(self.session, feed, self.outputs[start : start + FETCHED_AT_ONCE])
+            new += [TensorStatistics.of(array, sample=sample) for array in arrays]
+        self.seen = [old.merge(more) for old, more in zip(self.seen, new)]
+
+    def read(self, index: int) -> TensorStatistics:
+        return self.seen[index]
+
+
+def _count(samples: object) -> int | None:
+    count = getattr(samples, "count", None)
+    if isinstance(count, int):
+        return count
+    return len(samples) if hasattr(samples, "__len__") else None
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,313 @@
+"""What calibration knows of each tensor: a histogram of its values that needs no range, and that merges exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from qcompiler import ir
+from qcompiler.errors import StatisticsError
+
+FORMAT = 1
+
+_TALLIES = ("nan", "positive_infinity", "negative_infinity")
+
+
+@dataclass(frozen=True, eq=False)
+class TensorStatistics:
+    """All values that a tensor took over the samples.
+
+    ``bins``: uint16 [n], ascending, the upper 16 bits of the float32 values seen (their bfloat16 prefix; −0.0 counts
+    as +0.0). ``counts``: uint64 [n], how many finite values fell into each, none zero. ``smallest`` and ``largest``:
+    the exact finite extremes, +inf and −inf when there is none. ``nan``, ``positive_infinity``,
+    ``negative_infinity``: how many were not finite. ``first_bad_sample``: index of the first sample with such a value.
+    """
+
+    bins: np.ndarray
+    counts: np.ndarray
+    smallest: float
+    largest: float
+    nan: int = 0
+    positive_infinity: int = 0
+    negative_infinity: int = 0
+    first_bad_sample: int | None = None
+
+    @staticmethod
+    def empty() -> TensorStatistics:
+        return TensorStatistics(np.empty(0, np.uint16), np.empty(0, np.uint64), float("inf"), float("-inf"))
+
+    @staticmethod
+    def of(values: np.ndarray, *, sample: int | None = None) -> TensorStatistics:
+        """Statistics of one float array of any shape, which came with the sample of this index."""
+        x = np.asarray(values).astype(np.float32, copy=False).ravel()
+        finite = x[np.isfinite(x)]
+        finite = np.where(finite == 0, np.float32(0), finite)
+        dense = np.bincount(finite.view(np.uint32) >> 16, minlength=1)
+        bins = np.flatnonzero(dense)
+        nan, positive, negative = (int(np.count_nonzero(f(x))) for f in (np.isnan, np.isposinf, np.isneginf))
+        return TensorStatistics(
+            bins.astype(np.uint16),
+            dense[bins].astype(np.uint64),
+            float(finite.min()) if finite.size else float("inf"),
+            float(finite.max()) if finite.size else float("-inf"),
+            nan,
+            positive,
+            negative,
+            sample if nan + positive + negative else None,
+        )
+
+    @property
+    def finite(self) -> int:
+        """How many finite values were seen."""
+        return int(self.counts.sum())
+
+    @property
+    def bad(self) -> int:
+        """How many values were not finite."""
+        return self.nan + self.positive_infinity + self.negative_infinity
+
+    def merge(self, other: TensorStatistics) -> TensorStatistics:
+        """Statistics of both sets of values; exact, so order and grouping do not matter."""
+        bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        counts = np.zeros(bins.size, np.uint64)
+        np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
+        bad = [first for first in (self.first_bad_sample, other.first_bad_sample) if first is not None]
+        return TensorStatistics(
+            bins.astype(np.uint16),
+            counts,
+            min(self.smallest, other.smallest),
+            max(self.largest, other.largest),
+            self.nan + other.nan,
+            self.positive_infinity + other.positive_infinity,
+            self.negative_infinity + other.negative_infinity,
+            min(bad, default=None),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorStatistics):
+            return NotImplemented
+        scalars = ("smallest", "largest", *_TALLIES, "first_bad_sample")
+        return (
+            np.array_equal(self.bins, other.bins)
+            and np.array_equal(self.counts, other.counts)
+            and all(getattr(self, name) == getattr(other, name) for name in scalars)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a model's tensors by name, with what they are of.
+
+    ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
+    the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal.
+    """
+
+    tensors: dict[str, TensorStatistics]
+    model_key: str
+    samples: int
+    data_key: str = field(default="0" * 64)
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
+
+        Raises:
+            StatisticsError: they are of different models or different tensors.
+        """
+        _compare_keys(self.model_key, other.model_key, "statistics cannot be merged")
+        if missing := sorted(set(self.tensors) ^ set(other.tensors)):
+            raise StatisticsError(
+                "statistics cannot be merged",
+                why=f"only one of them has tensor '{missing[0]}'",
+                fix="calibrate all shards with the same options",
+            )
+        return Statistics(
+            {name: mine.merge(other.tensors[name]) for name, mine in self.tensors.items()},
+            self.model_key,
+            self.samples + other.samples,
+            add_keys(self.data_key, other.data_key),
+        )
+
+    def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
+        """Raises StatisticsError, naming the difference, unless these are statistics of this very model that hold
+        every one of ``tensors``."""
+        _compare_keys(self.model_key, model_key(graph), "is of another model", where)
+        for name in tensors:
+            if name not in self.tensors:
+                raise StatisticsError(f"does not hold tensor '{name}'", where=where, fix="calibrate again")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes an ``.npz`` file, complete or not at all. Raises OutputError."""
+        path = Path(path)
+        values = list(self.tensors.values())
+        header = {
+            "format": FORMAT,
+            "model_key": self.model_key,
+            "data_key": self.data_key,
+            "samples": self.samples,
+            "tensors": list(self.tensors),
+        }
+        arrays = {
+            "header": np.array(json.dumps(header)),
+            "sizes": np.array([v.bins.size for v in values], np.int64),
+            "bins": np.concatenate([np.empty(0, np.uint16), *(v.bins for v in values)]),
+            "counts": np.concatenate([np.empty(0, np.uint64), *(v.counts for v in values)]),
+            "extremes": np.array([(v.smallest, v.largest) for v in values], np.float64).reshape(-1, 2),
+            "tallies": np.array([[getattr(v, n) for n in _TALLIES] for v in values], np.uint64).reshape(-1, 3),
+            "first_bad": np.array([-1 if v.first_bad_sample is None else v.first_bad_sample for v in values], np.int64),
+        }
+        with ir.written_beside(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], graph: ir.Graph | None = None) -> Statistics:
+        """Reads a file that ``save`` wrote, and checks that it is of ``graph`` when one is given.
+
+        Raises:
+            StatisticsError: the file is missing, damaged, of another version or of another model.
+        """
+        where = str(path)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                result = _decoded(dict(arrays), where)
+        except FileNotFoundError:
+            raise StatisticsError("no such file", where=where, fix="make it with qcompiler calibrate") from None
+        except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError) as error:
+            raise StatisticsError(
+                "is no statistics file, or damaged", where=where, why=str(error), fix="calibrate again"
+            ) from None
+        if graph is not None:
+            result.check(graph, where=where)
+        return result
+
+
+def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
+    header = json.loads(str(arrays["header"]))
+    if header["format"] != FORMAT:
+        raise StatisticsError(
+            f"has format {header['format']}", where=where, why=f"this version reads {FORMAT}", fix="calibrate again"
+        )
+    names, sizes = header["tensors"], arrays["sizes"]
+    bins, counts = arrays["bins"], arrays["counts"]
+    ends = np.cumsum(sizes)
+    lengths = {len(sizes), len(arrays["extremes"]), len(arrays["tallies"]), len(arrays["first_bad"])}
+    if lengths != {len(names)} or (int(ends[-1]) if len(ends) else 0) != len(bins) or len(bins) != len(counts):
+        raise ValueError("its parts do not belong together")
+    if bins.dtype != np.uint16 or counts.dtype != np.uint64 or (sizes < 0).any():
+        raise ValueError("its histograms are not ones")
+    tensors = {}
+    for index, name in enumerate(names):
+        part = slice(int(ends[index] - sizes[index]), int(ends[index]))
+        if (np.diff(bins[part].astype(np.int64)) <= 0).any() or (counts[part] == 0).any():
+            raise ValueError(f"the histogram of '{name}' is not one")
+        first = int(arrays["first_bad"][index])
+        smallest, largest = map(float, arrays["extremes"][index])
+        nan, positive, negative = map(int, arrays["tallies"][index])
+        tensors[name] = TensorStatistics(
+            bins[part],
+            counts[part],
+            smallest,
+            largest,
+            nan,
+            positive,
+            negative,
+            None if first < 0 else first,
+        )
+    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]))
+
+
+def model_key(graph: ir.Graph) -> str:
+    """Identifies a model by content: ``<structure>-<weights>``, two truncated SHA-256 digests in hexadecimal.
+
+    Structure is operators, attributes, tensor names, the types of inputs, and operator sets, at every depth; node
+    names and shape annotations do not count. Weights are hashed where they lie, without a copy.
+    """
+    structure, weights = hashlib.sha256(), hashlib.sha256()
+    seen: set[int] = set()
+
+    def say(*parts: object) -> None:
+        structure.update(("\x1f".join(map(str, parts)) + "\x1e").encode(errors="surrogateescape"))
+
+    def weigh(constant: gs.Constant) -> None:
+        if id(constant) in seen:
+            return
+        seen.add(id(constant))
+        values = constant.values
+        weights.update(f"{values.dtype}{values.shape}".encode())
+        if values.dtype == object or values.dtype.kind in "US":
+            weights.update(repr(values.tolist()).encode())
+        else:
+            weights.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+    def attribute(value: Any) -> None:
+        if isinstance(value, gs.Graph):
+            walk(value)
+        elif isinstance(value, list) and value and isinstance(value[0], gs.Graph):
+            for inner in value:
+                walk(inner)
+        elif isinstance(value, gs.Constant):
+            weigh(value)
+        elif isinstance(value, np.ndarray):
+            weigh(gs.Constant("", value))
+        elif isinstance(value, onnx.AttributeProto):
+            say(value.SerializeToString(deterministic=True).hex())
+        else:
+            say(repr(value))
+
+    def walk(inner: ir.Graph) -> None:
+        say("graph", *((t.name, t.dtype) for t in inner.inputs))
+        for node in inner.nodes:
+            say(node.domain or "", node.op, [t.name for t in node.inputs], [t.name for t in node.outputs])
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    weigh(tensor)
+            for name, value in sorted(node.attrs.items()):
+                say(name)
+                attribute(value)
+        for tensor in inner.outputs:
+            say("output", tensor.name)
+            if isinstance(tensor, gs.Constant):
+                weigh(tensor)
+
+    say(graph.opset, sorted(graph.domains.items()))
+    walk(graph)
+    return f"{structure.hexdigest()[:32]}-{weights.hexdigest()[:32]}"
+
+
+def feed_key(feed: dict[str, np.ndarray]) -> str:
+    """SHA-256 of a feed's names, types, shapes and bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, array in sorted(feed.items()):
+        digest.update(f"{name}\x1f{array.dtype}{array.shape}".encode())
+        if array.dtype == object:
+            digest.update(repr(array.tolist()).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def add_keys(a: str, b: str) -> str:
+    """The key of two sets of feeds together: a sum, so that neither order nor grouping counts."""
+    return f"{(int(a, 16) + int(b, 16)) % 2**256:064x}"
+
+
+def _compare_keys(a: str, b: str, what: str, where: str = "") -> None:
+    if a == b:
+        return
+    parts = [name for name, x, y in zip(("operators", "weights"), a.split("-"), b.split("-")) if x != y]
+    raise StatisticsError(
+        what, where=where, why=f"the models differ in their {' and '.join(parts)}", fix="calibrate this model"
+    )
