@@ -1,0 +1,270 @@
+"""Computes once, at compile time, what does not depend on the model's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir, runtime
+from qcompiler.errors import ModelError, VerificationError
+from qcompiler.passes._edit import constant, is_random, operand
+from qcompiler.passes._shape_values import SHAPE_TYPES, ShapeValues, Size
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
+
+_TYPES = frozenset("?bBhHiIlLqQefdO")
+"""Types, as numpy's characters, that ONNX Runtime returns to Python; bfloat16, float8 and int4 are not among them."""
+
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replaces by constants whatever is known before the model runs, at every depth, until nothing more is found.
+
+    1. A node whose inputs are all constant is evaluated by ONNX Runtime, optimizations off; all of them in one session.
+    2. Shape arithmetic (Shape, Size, Gather, Slice, Concat, Unsqueeze, Cast, Add, Mul, Where, ...) whose result is
+       known though its input is not, since the dimensions it picks are static.
+    3. A Reshape to a shape known up to one dimension, or up to dimensions that its input has at the same place, gets a
+       constant shape with -1 and 0 in it.
+    4. An If whose condition is constant is replaced by the nodes of the branch taken.
+
+    Refused: random operators; results above ``limit`` bytes that are larger than what they are computed from; types
+    that ONNX Runtime does not return; nodes that it cannot run alone. Operators of other domains, loops, and the
+    quantization of weights are left alone.
+
+    ``limit``: bytes that one result may take if it is larger than what it was computed from.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+
+    limit: int = 64 << 20
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        rewrites = 0
+        refused: dict[ir.Node, str] = {}
+        while True:
+            ir.sort(graph)
+            changed = _inline_constant_ifs(graph)
+            values = ShapeValues(graph)
+            changed += _fold_shape_values(graph, values)
+            changed += _fix_reshapes(graph, values)
+            changed += self._evaluate(graph, values, refused)
+            if not changed:
+                break
+            rewrites += changed
+        if rewrites:
+            ir.remove_dead(graph)
+        alive = [node for _, node in ir.all_nodes(graph)]
+        notes = [Diagnostic(node.name, refused[node], "refused") for node in alive if node in refused]
+        return PassResult(rewrites, tuple(notes))
+
+    def _evaluate(self, graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str]) -> int:
+        """Case 1."""
+        batch: list[ir.Node] = []
+        made: set[ir.Tensor] = set()
+        for inner in ir.all_graphs(graph):
+            for node in inner.nodes:
+                if node in refused or not _computable(node, made):
+                    continue
+                # An output of unknown size waits until its inputs are constants: what it is made of is then known too.
+                waits = any(tensor in made for tensor in node.inputs)
+                sizes = [values.bytes_of(tensor) for tensor in node.outputs if tensor.name]
+                if waits and None in sizes:
+                    continue
+                reason = self._refusal(node, sum(size or 0 for size in sizes), values)
+                if reason:
+                    refused[node] = reason
+                    continue
+                batch.append(node)
+                made.update(tensor for tensor in node.outputs if tensor.name)
+        results = _run(graph, batch)
+        if results is None:  # one of them fails: find out which
+            results = {}
+            for node in batch:
+                alone = _run(graph, [node]) if _computable(node, set()) else {}
+                if alone is None:
+                    refused[node] = "its inputs are constant, but ONNX Runtime cannot evaluate it alone"
+                results.update(alone or {})
+        folded = 0
+        for node in batch:
+            wanted = [tensor for tensor in node.outputs if tensor.name and _is_read(tensor, batch, graph)]
+            found = {tensor: results[tensor] for tensor in wanted if tensor in results}
+            if not wanted or len(found) < len(wanted):
+                continue
+            size = sum(value.nbytes for value in found.values())
+            if size > self.limit and size > _input_bytes(node):
+                refused[node] = self._too_large(size)
+                continue
+            ir.detach(node)
+            for tensor, value in found.items():
+                _become(tensor, value)
+            folded += 1
+        if folded:
+            ir.remove_dead(graph)
+        return folded
+
+    def _refusal(self, node: ir.Node, size: int, values: ShapeValues) -> str:
+        # Another result every time: freezing one would change what the model does.
+        if is_random(node):
+            return "its inputs are constant, but its result is random"
+        for tensor in node.outputs:
+            known = tensor.dtype
+            if known is not None and np.dtype(known).char not in _TYPES:
+                return f"its inputs are constant, but ONNX Runtime does not return {np.dtype(known).name}"
+        # The model would grow by what a small node computes in no time.
+        if size > self.limit and size > sum(values.bytes_of(tensor) or 0 for tensor in node.inputs if tensor.name):
+            return self._too_large(size)
+        return ""
+
+    def _too_large(self, size: int) -> str:
+        return f"its result would take {size} bytes in the model (limit {self.limit})"
+
+
+def _computable(node: ir.Node, made: set[ir.Tensor]) -> bool:
+    """Whether a node is one that case 1 may evaluate once the tensors of ``made`` are known."""
+    if node.domain or node.op in _QUANTIZERS or ir.subgraphs(node) or not any(t.name for t in node.outputs):
+        return False
+    if any(isinstance(t, ir.Variable) and t.type_proto is not None for t in node.outputs):
+        return False
+    return all(ir.is_constant(tensor) or tensor in made for tensor in node.inputs if tensor.name)
+
+
+def _is_read(tensor: ir.Tensor, batch: list[ir.Node], graph: ir.Graph) -> bool:
+    """Whether somebody outside the batch needs the value."""
+    inside = set(batch)
+    return any(node not in inside for node in tensor.outputs) or tensor in ir.output_tensors(graph)
+
+
+def _run(graph: ir.Graph, batch: list[ir.Node]) -> dict[ir.Tensor, np.ndarray] | None:
+    """The values that nodes outside the batch read; None when ONNX Runtime fails."""
+    read = [t for node in batch for t in node.outputs if t.name and _is_read(t, batch, graph)]
+    if not read:
+        return {}
+    copies: dict[str, ir.Tensor] = {}
+
+    def copy(tensor: ir.Tensor) -> ir.Tensor:
+        if not tensor.name:
+            return ir.Variable("")
+        if tensor.name not in copies:
+            known = constant(tensor)
+            fresh = ir.Variable(tensor.name, tensor.dtype) if known is None else ir.Constant(tensor.name, known)
+            copies[tensor.name] = fresh
+        return copies[tensor.name]
+
+    trial = ir.Graph(name=graph.name, opset=graph.opset, ir_version=graph.ir_version)
+    for node in batch:
+        inputs, outputs = [copy(t) for t in node.inputs], [copy(t) for t in node.outputs]
+        trial.nodes.append(ir.Node(node.op, node.name, dict(node.attrs), inputs=inputs, outputs=outputs))
+    trial.outputs = [copies[tensor.name] for tensor in read]
+    try:
+        with runtime.session(trial, optimize="none") as session:
+            results = runtime.run(session, {}, [tensor.name for tensor in read])
+    except (ModelError, VerificationError):
+        return None
+    return {t: value for t, value in zip(read, map(np.asarray, results)) if value.dtype.char in _TYPES}
+
+
+def _become(tensor: ir.Tensor, value: np.ndarray) -> None:
+    """Turns a variable into a constant of the same name. Its producer must have let go of it."""
+    value.flags.writeable = False
+    tensor.to_constant(value)
+
+
+def _input_bytes(node: ir.Node) -> int:
+    known = [constant(tensor) for tensor in node.inputs]
+    return sum(value.nbytes for value in known if value is not None)
+
+
+def _fold_shape_values(graph: ir.Graph, values: ShapeValues) -> int:
+    """Case 2."""
+    folded = 0
+    for inner in ir.all_graphs(graph):
+        for node in inner.nodes:
+            if len(node.outputs) != 1 or all(ir.is_constant(tensor) for tensor in node.inputs):
+                continue
+            (tensor,) = node.outputs
+            value, dtype = values.value(tensor), tensor.dtype
+            if value is None or dtype is None or np.dtype(dtype).name not in SHAPE_TYPES:
+                continue
+            if all(isinstance(v, int) for v in value.reshape(-1)):
+                ir.detach(node)
+                _become(tensor, value.astype(dtype))
+                folded += 1
+    if folded:
+        ir.remove_dead(graph)
+    return folded
+
+
+def _fix_reshapes(graph: ir.Graph, values: ShapeValues) -> int:
+    """Case 3."""
+    namer: ir.Namer | None = None
+    fixed = 0
+    for _, node in ir.all_nodes(graph):
+        if node.op != "Reshape" or node.domain or ir.is_constant(node.inputs[1]):
+            continue
+        shape = _fixed_shape(node, values)
+        if shape is None:
+            continue
+        namer = namer or ir.Namer(graph)
+        node.attrs.pop("allowzero", None)
+        node.inputs[1] = ir.Constant(namer(f"{node.name}_shape"), np.array(shape, np.int64))
+        fixed += 1
+    if fixed:
+        ir.remove_dead(graph)
+    return fixed
+
+
+def _fixed_shape(node: ir.Node, values: ShapeValues) -> list[int] | None:
+    """The shape operand of a Reshape with 0 for dimensions taken over and -1 for the one left; None if two are left."""
+    target, dims = values.value(operand(node, 1)), values.dims(node.inputs[0])
+    if target is None or target.ndim != 1 or all(isinstance(v, int) for v in target):
+        return None
+    # A zero among the known ones would mean "take over" or "empty", and -1 beside an unknown one leaves two unknown.
+    if any(isinstance(v, int) and v < 1 for v in target):
+        return None
+    shape = [int(v) if isinstance(v, int) else -1 for v in target]
+    if shape.count(-1) > 1 and dims is not None:
+        for axis, wanted in enumerate(target):
+            if isinstance(wanted, Size) and axis < len(dims) and dims[axis] == wanted:
+                shape[axis] = 0
+    return shape if shape.count(-1) <= 1 else None
+
+
+def _inline_constant_ifs(graph: ir.Graph) -> int:
+    """Case 4."""
+    inlined = 0
+    for inner in list(ir.all_graphs(graph)):
+        for node in list(inner.nodes):
+            condition = constant(node.inputs[0]) if node.op == "If" and not node.domain else None
+            if condition is not None and condition.size == 1:
+                _inline(node, bool(condition.reshape(-1)[0]), inner, graph)
+                inlined += 1
+    if inlined:
+        ir.sort(graph)
+    return inlined
+
+
+def _inline(node: ir.Node, taken: bool, inner: ir.Graph, graph: ir.Graph) -> None:
+    branch = node.attrs.pop("then_branch" if taken else "else_branch")
+    results, returned = list(node.outputs), list(branch.outputs)
+    ir.detach(node)  # with the branch not taken
+    position = next(index for index, other in enumerate(inner.nodes) if other is node)
+    moved = list(branch.nodes)
+    branch.nodes.clear()
+    inner.nodes[position : position + 1] = moved
+    namer = ir.Namer(graph)
+    local = set(moved)
+    seen: set[ir.Tensor] = set()
+    for result, value in zip(results, returned):
+        made = ir.producer(value)
+        if made is None or made not in local or value in seen or returned.count(value) > 1:
+            # A constant, an outer tensor, or one returned twice: the name of the result needs a node of its own.
+            inner.nodes.append(ir.Node("Identity", namer(f"{node.name}_result"), inputs=[value], outputs=[result]))
+            continue
+        seen.add(value)
+        slot = next(index for index, tensor in enumerate(made.outputs) if tensor is value)
+        ir.replace_uses(value, result, graph)
+        made.outputs[slot] = result

@@ -1,0 +1,280 @@
+"""Constants folded: small programs in, programs out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from pass_helpers import assert_same, ops, program, refusals, run_pass, with_body
+
+from qcompiler import ir
+from qcompiler.passes.fold_constants import FoldConstants
+
+
+def folded(graph: ir.Graph, **options: int) -> ir.Graph:
+    result, _, _ = run_pass(FoldConstants(**options), graph)
+    return result
+
+
+def test_a_chain_of_constants_becomes_one() -> None:
+    before = program(
+        "(float[2,2] x) => (float[2,2] y) { a = Transpose(w)  b = Add(a, w)  c = Sqrt(b)  y = Mul(x, c) }",
+        {"w": np.arange(4, dtype=np.float32).reshape(2, 2)},
+    )
+    after = folded(before)
+    assert ops(after) == ["Mul"]
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.int8, np.bool_])
+def test_every_ordinary_type(dtype: type) -> None:
+    before = program(
+        """(float[2] x) => (float[2] y, int64[2] z) {
+            a = Concat<axis=0>(w, w)  b = Cast<to=1>(a)  c = Slice(b, zero, two)  y = Add(x, c)  z = Cast<to=7>(b)
+        }""",
+        {"w": np.ones(1, dtype), "zero": np.array([0]), "two": np.array([2])},
+    )
+    after = folded(before)
+    assert ops(after) == ["Add"]
+    assert_same(before, after)
+
+
+def test_a_constant_model_output_keeps_its_name() -> None:
+    before = program("(float x) => (float y, float z) { y = Neg(w)  z = Neg(x) }", {"w": np.float32(1)})
+    after = folded(before)
+    assert ops(after) == ["Neg"]
+    assert [tensor.name for tensor in after.outputs] == ["y", "z"]
+    assert_same(before, after)
+
+
+def test_the_shape_of_a_static_tensor_and_all_that_is_made_of_it() -> None:
+    before = program(
+        """(float[2,3,4] x) => (float[6,4] y, float[7,5] z) {
+            s = Shape(x)  a = Gather(s, zero)  b = Gather(s, one)  p = Mul(a, b)  u = Unsqueeze(p, axes)
+            l = Slice(s, minus, big)  t = Concat<axis=0>(u, l)  y = Reshape(x, t)
+            f = ConstantOfShape(t)
+            q = Concat<axis=0>(u, u)  q2 = Sub(q, q)  q3 = Concat<axis=0>(q2, ones)  z = Pad(f, q3)
+        }""",
+        {
+            "zero": np.array(0), "one": np.array(1), "axes": np.array([0]), "minus": np.array([-1]),
+            "big": np.array([2**62]), "ones": np.array([1, 1]),
+        },
+    )  # fmt: skip
+    after = folded(before)
+    assert ops(after) == ["Reshape"]
+    assert_same(before, after)
+
+
+def test_static_dimensions_of_a_partly_known_shape() -> None:
+    before = program(
+        """(float[n,3,4] x) => (int64 y, int64[1] z) {
+            s = Shape(x)  y = Gather(s, one)  d = Gather(s, first)  z = Identity(d)
+        }""",
+        {"one": np.array(1), "first": np.array([0])},
+    )
+    after = folded(before)
+    assert ops(after) == ["Shape", "Gather", "Identity"]
+    assert isinstance(after.outputs[0], ir.Constant) and after.outputs[0].values == 3
+    assert_same(before, after, n=5)
+
+
+def test_range_and_expand_of_static_shapes() -> None:
+    before = program(
+        """(float[2,3] x) => (float[2,3] y) {
+            s = Shape(x)  n = Gather(s, one)
+            r = Range(zero, n, one)  f = Cast<to=1>(r)  e = Expand(f, s)  y = Add(x, e)
+        }""",
+        {"zero": np.array(0), "one": np.array(1)},
+    )
+    after = folded(before)
+    assert ops(after) == ["Add"]
+    assert_same(before, after)
+
+
+def test_reshape_to_a_shape_with_one_unknown_dimension() -> None:
+    before = program(
+        """(float[n,3,4] x) => (float[n,12] y) {
+            s = Shape(x)  a = Gather(s, first)  t = Concat<axis=0>(a, rest)  y = Reshape(x, t)
+        }""",
+        {"first": np.array([0]), "rest": np.array([12])},
+    )
+    after = folded(before)
+    assert ops(after) == ["Reshape"]
+    assert after.nodes[0].inputs[1].values.tolist() == [-1, 12]
+    assert_same(before, after, n=3)
+
+
+def test_reshape_to_a_shape_whose_unknown_dimensions_stay_in_place() -> None:
+    before = program(
+        """(float[n,m,12] x) => (float[n,m,3,4] y) {
+            h = Relu(x)  s = Shape(x)  a = Slice(s, zero, two)  t = Concat<axis=0>(a, rest)  y = Reshape(h, t)
+        }""",
+        {"zero": np.array([0]), "two": np.array([2]), "rest": np.array([3, 4])},
+    )
+    after = folded(before)
+    assert ops(after) == ["Relu", "Reshape"]
+    assert after.nodes[1].inputs[1].values.tolist() == [0, 0, 3, 4]
+    assert_same(before, after, n=2, m=5)
+
+
+def test_a_symbol_on_two_axes_of_an_input_says_nothing() -> None:
+    """Exporters write one placeholder for every unknown size: height and width are not equal because of that."""
+    before = program(
+        """(float[d,d,12] x) => (float[d,d,3,4] y) {
+            h = Transpose<perm=[1,0,2]>(x)  s = Shape(x)  a = Slice(s, zero, two)  t = Concat<axis=0>(a, rest)
+            y = Reshape(h, t)
+        }""",
+        {"zero": np.array([0]), "two": np.array([2]), "rest": np.array([3, 4])},
+    )
+    assert "Shape" in ops(folded(before))
+
+
+def test_shapes_stated_between_inputs_and_outputs_are_not_believed() -> None:
+    before = program("(float[n,3] x) => (int64[2] y) { h = Relu(x)  y = Shape(h) }")
+    before.nodes[0].outputs[0].shape = [1, 3]  # stale: somebody made the batch dynamic afterwards
+    after = folded(before)
+    assert ops(after) == ["Relu", "Shape"]
+    assert_same(before, after, n=4)
+
+
+def test_expand_with_the_minus_one_idiom() -> None:
+    before = program(
+        """(float[n,1] x) => (float[n,4] y, bool[2] c) {
+            s = Shape(x)  a = Gather(s, first)  t = Concat<axis=0>(a, four)  c = Equal(t, minus)  w = Where(c, ones, t)
+            y = Expand(x, w)
+        }""",
+        {"first": np.array([0]), "four": np.array([4]), "minus": np.array([-1, -1]), "ones": np.array([1, 1])},
+    )
+    after = folded(before)
+    assert "Equal" not in ops(after)
+    assert_same(before, after, n=3)
+
+
+def branches(condition: np.ndarray) -> ir.Graph:
+    """y = If(condition) { Relu(x) + w ; x }, twice."""
+    out = helper.make_tensor_value_info("", TensorProto.FLOAT, None)
+
+    def branch(name: str, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+        out.name = f"{name}_out"
+        return helper.make_graph(nodes, name, [], [out])
+
+    relu, add = helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Add", ["r", "condition_float"], ["then_out"])
+    then = branch("then", [relu, add])
+    other = branch("other", [helper.make_node("Identity", ["x"], ["other_out"])])
+    tensor = helper.make_tensor("value", TensorProto.BOOL, condition.shape, condition.reshape(-1).tolist())
+    return with_body(
+        [
+            helper.make_node("Constant", [], ["condition"], value=tensor),
+            helper.make_node("Cast", ["condition"], ["condition_float"], to=TensorProto.FLOAT),
+            helper.make_node("If", ["condition"], ["y"], name="choose", then_branch=then, else_branch=other),
+        ],
+        {"x": [2, 2]},
+        ["y"],
+    )
+
+
+@pytest.mark.parametrize(("condition", "expected"), [(True, ["Relu", "Add"]), (False, ["Identity"])])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_if_with_a_constant_condition_is_inlined(
+    condition: bool, expected: list[str], shape: tuple[int, ...]
+) -> None:
+    before = branches(np.full(shape, condition))
+    after = folded(before)
+    assert ops(after) == expected
+    assert after.outputs[0].name == "y"
+    assert_same(before, after)
+
+
+def test_inside_a_body() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Shape", ["w"], ["s"]),
+            helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["f", "x"], ["then_out"]),
+        ],
+        "then",
+        [],
+        [helper.make_tensor_value_info("then_out", TensorProto.FLOAT, None)],
+        [helper.make_tensor("w", TensorProto.FLOAT, [3, 1], [1, 2, 3])],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["other_out"])],
+        "other",
+        [],
+        [helper.make_tensor_value_info("other_out", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+        helper.make_node("Cast", ["total"], ["condition"], to=TensorProto.BOOL),
+        helper.make_node("If", ["condition"], ["y"], then_branch=body, else_branch=other),
+    ]
+    before = with_body(nodes, {"x": [2]}, ["y"])
+    after = folded(before)
+    assert sorted(ops(after)) == ["Add", "Cast", "If", "Neg", "ReduceSum"]
+    assert_same(before, after)
+
+
+def test_a_random_result_is_not_frozen() -> None:
+    graph = program("(float[2] x) => (float[2] y) { r = RandomNormal<shape=[2]>()  y = Add(x, r) }")
+    after, rewrites, diagnostics = run_pass(FoldConstants(), graph)
+    assert rewrites == 0 and ops(after) == ["RandomNormal", "Add"]
+    (reason,) = refusals(diagnostics)
+    assert "its result is random" in reason
+
+
+def test_a_result_much_larger_than_its_making_is_not_stored() -> None:
+    graph = program(
+        "(float[n] x) => (float[100,100] y) { e = Expand(w, s)  y = Add(e, x) }",
+        {"w": np.ones((1, 1), np.float32), "s": np.array([100, 100])},
+    )
+    after, rewrites, diagnostics = run_pass(FoldConstants(limit=1000), graph)
+    assert rewrites == 0 and ops(after) == ["Expand", "Add"]
+    (reason,) = refusals(diagnostics)
+    assert "its result would take 40000 bytes in the model (limit 1000)" in reason
+
+
+def test_a_large_result_no_larger_than_its_making_is_stored() -> None:
+    graph = program(
+        "(float[n] x) => (float[100,100] y) { e = Transpose(w)  y = Add(e, x) }", {"w": np.ones((100, 100), np.float32)}
+    )
+    assert ops(folded(graph, limit=1000)) == ["Add"]
+
+
+def test_a_type_that_onnx_runtime_does_not_return() -> None:
+    graph = program(
+        "(float[1] x) => (bfloat16[1] y) { c = Cast<to=16>(w)  y = Neg(c) }", {"w": np.ones(1, np.float32)}
+    )
+    _, rewrites, diagnostics = run_pass(FoldConstants(), graph)
+    assert rewrites == 0
+    assert "does not return bfloat16" in refusals(diagnostics)[0]
+
+
+def test_a_node_that_cannot_be_evaluated_does_not_hinder_the_others() -> None:
+    graph = program(
+        "(float[2] x) => (float[2] y, float z) { z = Gather(w, far)  n = Neg(w)  y = Add(x, n) }",
+        {"w": np.ones(2, np.float32), "far": np.array(7)},
+    )
+    after, _, diagnostics = run_pass(FoldConstants(), graph)
+    assert sorted(ops(after)) == ["Add", "Gather"]
+    assert "cannot evaluate it alone" in refusals(diagnostics)[0]
+
+
+def test_quantized_weights_and_other_domains_stay() -> None:
+    graph = program(
+        """(float[2] x) => (float[2] y, float[2] z) {
+            d = DequantizeLinear(q, scale)  y = Add(x, d)  z = custom.Twice(w)
+        }""",
+        {"q": np.ones(2, np.int8), "scale": np.float32(0.5), "w": np.ones(2, np.float32)},
+    )
+    after, rewrites, _ = run_pass(FoldConstants(), graph)
+    assert rewrites == 0 and sorted(ops(after)) == ["Add", "DequantizeLinear", "Twice"]
+
+
+def test_a_sequence_is_left_alone() -> None:
+    graph = program(
+        "(float[2] x) => (float[2] y) { s = SequenceConstruct(w, w)  e = SequenceAt(s, i)  y = Add(x, e) }",
+        {"w": np.ones(2, np.float32), "i": np.array(0)},
+    )
+    after = folded(graph)
+    assert_same(graph, after)
