@@ -1,0 +1,212 @@
+"""Layer normalization, written out, becomes one node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.passes._algebra import ONE, Match, Refusal, Sum, downward, expand, product, rewrite, scalar, upward
+from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
+
+_OPSET = 17
+
+
+@dataclass(frozen=True)
+class RecognizeLayerNorm(Pass):
+    """``(x − mean) / sqrt(variance + eps) · gamma + beta`` over the last axes becomes ``LayerNormalization``.
+
+    1. ReduceMean, Sub, Pow(2), ReduceMean, Add, Sqrt, Div, Mul, Add (PyTorch, Paddle), also with a Sub of its own for
+       each of its two readers (older PyTorch).
+    2. Reciprocal of the Sqrt and Mul for the division, Pow(−0.5) or Pow(0.5) for the root, ``d · d`` for the power.
+    3. ``x · (inv · gamma) + (beta − mean · (inv · gamma))`` (TensorFlow by tf2onnx, Keras).
+    4. Operands in any order; without beta; a single number for gamma or beta, or factors beside them; without gamma
+       where the size of the axis is known.
+    5. The last axis or the last several, written as −1 or, where the rank is known, counted from the front; in an
+       attribute or in an input.
+
+    Left alone, with the reason: opset below 17; other axes; a gamma or beta that is computed or of another shape, if
+    what stands before it cannot be taken alone; a Cast to another type inside; float64, whose mean the node may take
+    in float32; patterns of which a part is used elsewhere. RMSNorm, which subtracts no mean, is another function.
+    """
+
+    name: ClassVar[str] = "recognize-layernorm"
+    semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        return rewrite(graph, partial(_attempt, opset=graph.opset, namer=ir.Namer(graph)))
+
+
+def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Refusal]:
+    """Looks from the square root up to the variance and the mean, and from there down to what is normalized."""
+    power = _root_power(node)
+    if power is None:
+        return
+    deviation = node.outputs[0]
+    inside = [t for t in upward(node.inputs[0]) if _made_by(t, "ReduceMean", "Cast")]
+    for variance in inside:
+        shifted = expand(node.inputs[0], stop={variance})
+        if not shifted.terms.keys() <= {product(variance), ONE} or shifted.terms.get(product(variance)) != 1.0:
+            continue
+        epsilon = shifted.terms.get(ONE, 0.0)
+        average = ir.producer(variance)
+        assert average is not None
+        squares = average.inputs[0]
+        within = list(upward(squares))
+        if average.op == "Cast" or any(_made_by(t, "Cast") for t in within):
+            # A Cast changes the precision of a part; the node computes the whole in one.
+            if average.op == "Cast" or any(_made_by(t, "Sub") for t in within):
+                yield Refusal(node.name, "a Cast to another type stands inside what looks like a layer normalization")
+            return
+        for mean in within:
+            if not _made_by(mean, "ReduceMean"):
+                continue
+            source = ir.producer(mean).inputs[0]  # type: ignore[union-attr]
+            spread = expand(squares, stop={source, mean})
+            if not spread.equals({product((source, 2)): 1.0, product(source, mean): -2.0, product((mean, 2)): 1.0}):
+                continue
+            nodes = {node, average, ir.producer(mean)} | shifted.nodes | spread.nodes
+            axes = _last_axes(average, source), _last_axes(ir.producer(mean), source)
+            if opset < _OPSET:
+                yield Refusal(node.name, f"LayerNormalization needs opset {_OPSET}, the model has {opset}")
+            elif isinstance(axes[0], str):
+                yield Refusal(node.name, axes[0])
+            elif axes[0] != axes[1] or epsilon < 0:
+                yield Refusal(node.name, "mean and variance are taken over different axes, or epsilon is negative")
+            else:
+                place = _Place(source, mean, deviation, power, axes[0], epsilon, namer)
+                yield from _roots(node, place, nodes)
+            return
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a normalization stands: ``deviation`` to the ``power`` is one over the standard deviation."""
+
+    source: ir.Tensor
+    mean: ir.Tensor
+    deviation: ir.Tensor
+    power: int
+    axes: int
+    epsilon: float
+    namer: ir.Namer
+
+
+def _roots(node: ir.Node, place: _Place, nodes: set[ir.Node]) -> Iterator[Match | Refusal]:
+    """The tensors that hold a normalized result, the last one, with most of gamma and beta in it, first."""
+    reason = ""
+    for root in reversed(list(downward(place.deviation))):
+        whole = expand(root, stop={place.source, place.mean, place.deviation})
+        affine = _gamma_and_beta(whole, place)
+        if isinstance(affine, str):
+            reason = reason or affine
+        elif affine is not None:
+            yield Match(root, nodes | whole.nodes, partial(_build, place, *affine))
+    if reason:
+        yield Refusal(node.name, reason)
+
+
+def _gamma_and_beta(whole: Sum, place: _Place) -> tuple[np.ndarray, np.ndarray | None] | str | None:
+    """What scales and shifts the normalized value; a reason why it can't be had; None where this isn't one."""
+    normalized = (place.deviation, place.power)
+    gammas = {
+        monomial - {(place.source, 1), normalized}
+        for monomial in whole.terms
+        if {(place.source, 1), normalized} <= monomial
+    }
+    if len(gammas) != 1:
+        return None
+    (gamma,) = gammas
+    scaled, centre = gamma | product(place.source) | {normalized}, gamma | product(place.mean) | {normalized}
+    factor = whole.terms[scaled]
+    rest = {monomial: value for monomial, value in whole.terms.items() if monomial not in (scaled, centre)}
+    if not whole.close(whole.terms.get(centre, 0.0), -factor) or len(rest) > 1:
+        return None
+    ((beta, shift),) = rest.items() if rest else ((ONE, 0.0),)
+    if len(gamma) > 1 or len(beta) > 1 or any(power != 1 for _, power in (*gamma, *beta)):
+        return None
+    tensors = [tensor for tensor, _ in (*gamma, *beta)]
+    if not all(ir.is_constant(tensor) for tensor in tensors):
+        return "gamma or beta is computed, not a constant"
+    shape = _normalized_shape(tensors, place)
+    if shape is None:
+        return f"gamma and beta are not constants of the shape of the last {place.axes} axes"
+    dtypes = {t.values.dtype for t in tensors} or {np.dtype(place.source.dtype) if place.source.dtype else None}
+    (dtype,) = dtypes if len(dtypes) == 1 else (None,)
+    if dtype is None or dtype == np.float64:
+        return "its type is unknown" if dtype is None else "float64, which the node need not keep"
+    return _filled(gamma, factor, shape, dtype), _filled(beta, shift, shape, dtype) if rest else None
+
+
+def _normalized_shape(tensors: list[ir.Tensor], place: _Place) -> tuple[int, ...] | None:
+    """The shape that gamma and beta must have: their own, or that of the source's last axis when they are numbers.
+
+    More dimensions are fine when they are 1 and do not raise the rank of the result.
+    """
+    known = place.source.shape
+    shapes = set()
+    for tensor in tensors:
+        shape = tensor.values.shape
+        if len(shape) < place.axes or set(shape[: -place.axes]) - {1}:
+            return None
+        if len(shape) > (place.axes if known is None else len(known)):
+            return None
+        shapes.add(tuple(shape[-place.axes :]))
+    if not tensors and known is not None and place.axes == 1 and isinstance(known[-1], int):
+        return (known[-1],)  # for more axes the ones would be as large as an activation
+    if len(shapes) != 1:
+        return None
+    (only,) = shapes
+    fits = known is None or all(not isinstance(size, int) or size == own for size, own in zip(known[-place.axes :], only))
+    return only if fits else None
+
+
+def _filled(monomial: frozenset, factor: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if not monomial:
+        return np.full(shape, factor, dtype)
+    ((tensor, _),) = monomial
+    values = tensor.values.reshape(shape)
+    return values if factor == 1.0 else (values.astype(np.float64) * factor).astype(dtype)
+
+
+def _build(place: _Place, gamma: np.ndarray, beta: np.ndarray | None) -> list[ir.Node]:
+    inputs = [place.source, ir.Constant(place.namer(f"{place.source.name}_gamma"), gamma)]
+    if beta is not None:
+        inputs.append(ir.Constant(place.namer(f"{place.source.name}_beta"), beta))
+    return [ir.Node("LayerNormalization", attrs={"axis": -place.axes, "epsilon": place.epsilon}, inputs=inputs)]
+
+
+def _root_power(node: ir.Node) -> int | None:
+    """The power to which the node's output is one over the root of its input; None when the node is no root."""
+    if node.domain:
+        return None
+    if node.op == "Sqrt":
+        return -1
+    return {0.5: -1, -0.5: 1}.get(scalar(node.inputs[1]) or 0.0) if node.op == "Pow" else None
+
+
+def _made_by(tensor: ir.Tensor, *ops: str) -> bool:
+    node = ir.producer(tensor)
+    return node is not None and not node.domain and node.op in ops
+
+
+def _last_axes(reduce: ir.Node, source: ir.Tensor) -> int | str:
+    """How many of the last axes the node reduces, or why it does something else."""
+    axes = reduce.attrs.get("axes")
+    if axes is None and len(reduce.inputs) > 1:
+        if not ir.is_constant(reduce.inputs[1]):
+            return "its axes are computed"
+        axes = [int(axis) for axis in reduce.inputs[1].values]
+    rank = None if source.shape is None else len(source.shape)
+    if not axes or reduce.attrs.get("keepdims", 1) != 1:
+        return "it reduces all axes, or drops the reduced ones"
+    if rank is None and max(axes) >= 0:
+        return "its axes count from the front and the rank is not known"
+    from_back = sorted(axis - (rank or 0) if axis >= 0 else axis for axis in axes)
+    if from_back != list(range(-len(from_back), 0)):
+        return f"it normalizes over axes {list(axes)}, which are not the last ones"
+    return len(from_back)
