@@ -6,17 +6,20 @@ bytes that are really there before anything of that size is made.
 
 from __future__ import annotations
 
+import math
 import os
-from collections import OrderedDict
+import stat
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.checker
 import onnx.inliner
 import onnx.version_converter
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from qcompiler.errors import ModelError
@@ -26,6 +29,12 @@ OLDEST_OPSET = 7
 """Before opset 7 operators meant something else (explicit broadcasting, legacy attributes); ONNX's own converter raises
 such models to it."""
 
+_UNSTATED_OPSET = 17
+"""For models made of other domains' operators only: old enough for every runtime, should a pass add standard ones."""
+
+_LARGEST_DENSE = 1 << 31
+"""Bytes that a sparse weight may take when written out: its claimed shape costs nothing and may be a lie."""
+
 
 def load(model: object) -> Graph:
     """A new graph from a path, ``ModelProto``, serialized bytes, torch ``ONNXProgram``, ``onnx_ir.Model`` or
@@ -34,6 +43,13 @@ def load(model: object) -> Graph:
     Raises:
         ModelError: the file or object is not a sound ONNX model.
     """
+    try:
+        return _load(model)
+    except RecursionError:
+        raise ModelError("subgraphs are nested too deep", fix="export the model again") from None
+
+
+def _load(model: object) -> Graph:
     if isinstance(model, Graph):
         return clone(model)
     if isinstance(model, (str, os.PathLike)):
@@ -51,7 +67,14 @@ def load(model: object) -> Graph:
         import onnx_ir
 
         if isinstance(model, onnx_ir.Model):
-            return _from_proto(onnx_ir.to_proto(model), None)
+            folders = {
+                Path(weight.const_value.base_dir)
+                for weight in model.graph.initializers.values()
+                if isinstance(weight.const_value, onnx_ir.ExternalTensor)
+            }
+            if len(folders) > 1:
+                raise ModelError("has weights in several folders", fix="save the model and pass the path")
+            return _from_proto(onnx_ir.to_proto(model), None, *folders)
     raise ModelError(
         f"cannot read a model from {type(model).__name__}",
         fix="pass a path, onnx.ModelProto, torch ONNXProgram, onnx_ir.Model or onnx_graphsurgeon.Graph",
@@ -89,18 +112,18 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Graph:
+def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None = None) -> Graph:
     where = str(path) if path else proto.graph.name or "model"
-    if not proto.HasField("graph"):
-        raise ModelError("holds no graph", where=where)
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError("has no graph or no operator set", where=where, fix="export the model again")
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = _inlined(proto, where)
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         opsets[domain] = max(entry.version, opsets.get(domain, 0))
     newest = onnx.defs.onnx_opset_version()
-    opset = opsets.pop("", newest)
+    opset = opsets.pop("", _UNSTATED_OPSET)
     if not 1 <= opset <= newest:
         raise ModelError(
             f"operator set {opset} is not supported",
@@ -111,7 +134,9 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Graph:
     body = proto.graph
     if opset < OLDEST_OPSET:
         body, opset = _raised(proto, where).graph, OLDEST_OPSET
-    reader = _Reader(path, where)
+    if path is not None:
+        folder = path.parent
+    reader = _Reader(folder, where)
     graph = reader.graph(body, {})
     graph.opset, graph.domains, graph.ir_version = opset, opsets, proto.ir_version
     graph.producer_name, graph.producer_version = proto.producer_name, proto.producer_version
@@ -123,10 +148,19 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Graph:
     return graph
 
 
+def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, ValueError, TypeError, EncodeError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            "its functions cannot be inlined", where=where, why=str(error), fix="export it again"
+        ) from None
+
+
 def _raised(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"cannot be raised to operator set {OLDEST_OPSET}",
             where=where,
@@ -138,10 +172,10 @@ def _raised(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 class _Reader:
     """Walks a GraphProto. ``scope`` maps the names visible at a place to their tensors."""
 
-    def __init__(self, path: Path | None, where: str) -> None:
-        self.folder = path.parent.resolve() if path else None
+    def __init__(self, folder: Path | None, where: str) -> None:
+        self.folder = folder.resolve() if folder else None
         self.where = where
-        self.maps: dict[Path, np.memmap] = {}
+        self.maps: dict[Path, np.ndarray] = {}
         self.tensor_names: set[str] = set()
         self.node_names: set[str] = set()
 
@@ -166,29 +200,38 @@ class _Reader:
 
         result = Graph(name=proto.name, doc_string=proto.doc_string)
         constants = {}
+        weights = [*proto.initializer, *(sparse.values for sparse in proto.sparse_initializer)]
+        for name, count in Counter(weight.name for weight in weights).items():
+            if count > 1 or not name:
+                raise ModelError(
+                    f"weight '{name}' is defined {count} times", where=self.where, fix="export the model again"
+                )
         for weight in proto.initializer:
             constants[weight.name] = self.constant(weight, weight.name)
         for sparse in proto.sparse_initializer:
-            dense = self.sparse(sparse)
-            constants[sparse.values.name] = Constant(sparse.values.name, dense)
+            constants[sparse.values.name] = Constant(sparse.values.name, self.sparse(sparse))
         for value in proto.input:
             if value.name in constants:
                 continue  # IR version 3 lists every initializer among the inputs: a default that nobody overrides
             result.inputs.append(define(value.name, self.variable(value)))
         for name, constant in constants.items():
             define(name, constant)
+        nodes: list[onnx.NodeProto] = []
         for node in proto.node:  # nodes may come in any order: define all outputs before linking inputs
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and len(node.output) == 1:
                 values = self.constant_node(node)
                 if values is not None:
                     define(node.output[0], Constant(node.output[0], values))
                     continue
+            nodes.append(node)
             for name in node.output:
                 if name:
                     define(name, self.variable(info[name]) if name in info else Variable(name))
-        for node in proto.node:
-            if not (node.op_type == "Constant" and node.output and isinstance(scope.get(node.output[0]), Constant)):
-                result.nodes.append(self.node(node, scope))
+        # Stated names first, and before those in subgraphs: users speak of nodes by them.
+        names = {index: self.unique(node.name, self.node_names) for index, node in enumerate(nodes) if node.name}
+        for index, node in enumerate(nodes):
+            name = names.get(index) or self.unique(f"{node.op_type}_{index}", self.node_names)
+            result.nodes.append(self.node(node, name, scope))
         for value in proto.output:
             if value.name not in scope:
                 raise ModelError(
@@ -197,24 +240,25 @@ class _Reader:
             result.outputs.append(scope[value.name])
         return result
 
-    def node(self, proto: onnx.NodeProto, scope: dict[str, Any]) -> Node:
+    def node(self, proto: onnx.NodeProto, name: str, scope: dict[str, Any]) -> Node:
         inputs = []
-        for name in proto.input:
-            if name and name not in scope:
+        for source in proto.input:
+            if source and source not in scope:
                 raise ModelError(
-                    f"input '{name}' is never computed",
+                    f"input '{source}' is never computed",
                     where=f"{self.where}: node '{proto.name or proto.op_type}'",
                     fix="export the model again",
                 )
-            inputs.append(scope[name] if name else Variable(""))
-        outputs = [scope[name] if name else Variable("") for name in proto.output]
+            inputs.append(scope[source] if source else Variable(""))
+        outputs = [scope[result] if result else Variable("") for result in proto.output]
         attrs = OrderedDict((a.name, self.attribute(a, scope)) for a in proto.attribute)
-        name = self.unique(proto.name or f"{proto.op_type}_{len(self.node_names)}", self.node_names)
         domain = None if proto.domain in ("", "ai.onnx") else proto.domain
         return Node(proto.op_type, name, attrs, inputs=inputs, outputs=outputs, domain=domain)
 
     def attribute(self, proto: AttributeProto, scope: dict[str, Any]) -> Any:
         kind = proto.type
+        if proto.ref_attr_name:  # names an attribute of a function that is not there: not ours to interpret
+            return proto
         if kind == AttributeProto.FLOAT:
             return proto.f
         if kind == AttributeProto.INT:
@@ -247,7 +291,8 @@ class _Reader:
         shape: list[Any] | None = None
         if tensor.HasField("shape"):
             shape = [
-                d.dim_value if d.WhichOneof("value") == "dim_value" else (d.dim_param or None) for d in tensor.shape.dim
+                (d.dim_value if d.dim_value >= 0 else None) if d.HasField("dim_value") else (d.dim_param or None)
+                for d in tensor.shape.dim
             ]
         return Variable(value.name, dtype=dtype, shape=shape)
 
@@ -260,28 +305,26 @@ class _Reader:
         return Constant(name, values)
 
     def embedded(self, proto: TensorProto) -> np.ndarray:
-        shape = tuple(proto.dims)
         where = f"{self.where}: weight '{proto.name}'"
-        if any(d < 0 for d in shape):
-            raise ModelError(f"has shape {list(shape)}", where=where, fix="export the model again")
-        dtype = numpy_dtype(proto.data_type)
-        if proto.data_type != TensorProto.STRING:
-            count = int(np.prod(shape, dtype=object)) if shape else 1
-            if proto.HasField("raw_data"):
-                expected, present = _byte_count(proto.data_type, count), len(proto.raw_data)
-            else:
-                field = helper.tensor_dtype_to_field(proto.data_type)
-                present = len(getattr(proto, field))
-                expected = _field_count(proto.data_type, count)
-            if expected != present:
-                raise ModelError(
-                    f"should hold {expected} values of {dtype}, holds {present}", where=where, fix="download it again"
-                )
-            if proto.HasField("raw_data") and _byte_count(proto.data_type, 2) == 2 * dtype.itemsize:
-                return np.frombuffer(proto.raw_data, dtype=dtype).reshape(shape)
+        dtype = numpy_dtype(proto.data_type, where)
+        shape, count = _shape(proto, where)
+        raw = proto.raw_data if proto.HasField("raw_data") else None
+        if raw is not None:
+            expected, present, unit = _byte_count(dtype, count), len(raw), "bytes"
+        else:
+            present = len(getattr(proto, helper.tensor_dtype_to_field(proto.data_type)))
+            expected, unit = _field_count(dtype, count), "values"
+        if expected != present:
+            raise ModelError(
+                f"shape {list(shape)} of {dtype} takes {expected} {unit}, {present} are there",
+                where=where,
+                fix="download or export it again",
+            )
         try:
+            if raw is not None and _bits(dtype) >= 8 and dtype.kind != "O":
+                return np.frombuffer(raw, dtype=dtype).reshape(shape)
             return np.array(numpy_helper.to_array(proto))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ModelError("cannot be decoded", where=where, why=str(error), fix="download it again") from None
 
     def external(self, proto: TensorProto) -> np.ndarray:
@@ -294,37 +337,20 @@ class _Reader:
                 fix="pass the path, or load with onnx.load(path) so that the data is in memory",
             )
         location = entries.get("location", "")
-        file = (self.folder / location).resolve()
-        if not location or not file.is_relative_to(self.folder):
-            raise ModelError(
-                f"external data '{location}' lies outside the model's folder",
-                where=where,
-                fix="move the data file beside the model",
-            )
-        if file not in self.maps:
-            try:
-                size = file.stat().st_size
-                self.maps[file] = np.memmap(file, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)  # type: ignore[assignment]
-            except FileNotFoundError:
-                raise ModelError(
-                    f"external data file '{location}' is missing", where=where, fix="put it beside the model"
-                ) from None
-            except OSError as error:
-                raise ModelError(
-                    f"external data file '{location}' cannot be read", where=where, why=str(error)
-                ) from None
-        data = self.maps[file]
-        shape = tuple(proto.dims)
-        count = int(np.prod(shape, dtype=object)) if shape else 1
-        expected = _byte_count(proto.data_type, count)
+        data = self.mapped(location, where)
+        dtype = numpy_dtype(proto.data_type, where)
+        shape, count = _shape(proto, where)
+        if dtype.kind == "O":
+            raise ModelError("is text, which cannot be in another file", where=where, fix="export the model again")
+        expected = _byte_count(dtype, count)
         try:
             offset = int(entries.get("offset", 0))
             length = int(entries.get("length", expected))
         except ValueError:
             raise ModelError(
-                "external data offset or length is no number", where=where, fix="download it again"
+                "external data offset or length is no number", where=where, fix="export the model again"
             ) from None
-        if any(d < 0 for d in shape) or length != expected or offset < 0 or offset + length > len(data):
+        if length != expected or offset < 0 or offset + length > len(data):
             raise ModelError(
                 f"external data needs bytes {offset} to {offset + expected} of '{location}', which has {len(data)}",
                 where=where,
@@ -332,24 +358,69 @@ class _Reader:
                 fix="download the data file again",
             )
         raw = data[offset : offset + length]
-        dtype = numpy_dtype(proto.data_type)
-        if _byte_count(proto.data_type, 2) == 2 * dtype.itemsize:
-            return raw.view(dtype).reshape(shape) if offset % dtype.itemsize == 0 else _unaligned(raw, dtype, shape)
-        packed = TensorProto(dims=shape, data_type=proto.data_type, raw_data=raw.tobytes())
-        return np.array(numpy_helper.to_array(packed))
+        try:
+            if _bits(dtype) < 8:
+                packed = TensorProto(dims=shape, data_type=proto.data_type, raw_data=raw.tobytes())
+                return np.array(numpy_helper.to_array(packed))
+            if offset % dtype.itemsize:  # kernels want their numbers aligned: the one case that is copied
+                return np.frombuffer(raw.tobytes(), dtype=dtype).reshape(shape)
+            return raw.view(dtype).reshape(shape)
+        except ValueError as error:
+            raise ModelError("cannot be decoded", where=where, why=str(error), fix="export the model again") from None
+
+    def mapped(self, location: str, where: str) -> np.ndarray:
+        """The bytes of a data file in the model's folder, mapped once."""
+        assert self.folder is not None
+        try:
+            file = (self.folder / location).resolve()
+        except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a ring of links
+            raise ModelError(
+                f"external data '{location}' is no file name", where=where, why=str(error), fix="export the model again"
+            ) from None
+        if not location or not file.is_relative_to(self.folder):
+            raise ModelError(
+                f"external data '{location}' lies outside the model's folder",
+                where=where,
+                fix="put the data file itself, not a link, beside the model",
+            )
+        if file not in self.maps:
+            try:
+                found = file.stat()
+                if not stat.S_ISREG(found.st_mode):
+                    raise ModelError(
+                        f"external data '{location}' is not a file",
+                        where=where,
+                        fix="put the data file beside the model",
+                    )
+                self.maps[file] = np.memmap(file, np.uint8, mode="r") if found.st_size else np.zeros(0, np.uint8)
+            except FileNotFoundError:
+                raise ModelError(
+                    f"external data file '{location}' is missing", where=where, fix="put it beside the model"
+                ) from None
+            except OSError as error:
+                raise ModelError(
+                    f"external data file '{location}' cannot be read", where=where, why=error.strerror or str(error)
+                ) from None
+        return self.maps[file]
 
     def sparse(self, proto: onnx.SparseTensorProto) -> np.ndarray:
-        shape = tuple(proto.dims)
+        where = f"{self.where}: sparse weight '{proto.values.name}'"
+        shape, count = _shape(proto, where)
         values, indices = self.constant(proto.values, "values").values, self.constant(proto.indices, "indices").values
-        dense = np.zeros(shape, dtype=values.dtype)
-        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
-        if flat.size and not (0 <= flat.min() and flat.max() < dense.size):
+        if count * values.dtype.itemsize > _LARGEST_DENSE:
+            raise ModelError(f"is too large to be written out: {list(shape)}", where=where, fix="export it dense")
+        try:
+            flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+            if flat.size and flat.min() < 0:
+                raise IndexError("negative index")
+            dense = np.zeros(count, dtype=values.dtype)
+            dense[flat] = values
+        except (ValueError, IndexError, TypeError) as error:
             raise ModelError(
-                "sparse weight has an index outside its shape", where=f"{self.where}: '{proto.values.name}'"
-            )
-        dense.reshape(-1)[flat] = values
+                "has indices that do not fit it", where=where, why=str(error), fix="export it again"
+            ) from None
         dense.flags.writeable = False
-        return dense
+        return dense.reshape(shape)
 
     def constant_node(self, node: onnx.NodeProto) -> np.ndarray | None:
         """The value of a Constant node as an array; None where it must stay a node (sparse tensors)."""
@@ -371,35 +442,37 @@ class _Reader:
         return None
 
 
-def numpy_dtype(element_type: int) -> np.dtype:
+def numpy_dtype(element_type: int, where: str = "") -> np.dtype:
     """The numpy (or ml_dtypes) dtype of an ONNX element type. Raises ModelError on an unknown one."""
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
     except KeyError:
-        raise ModelError(f"unknown element type {element_type}", fix="upgrade the onnx package") from None
+        raise ModelError(
+            f"unknown element type {element_type}", where=where, fix="export it again, or upgrade the onnx package"
+        ) from None
 
 
-def _bits(element_type: int) -> int:
-    name = TensorProto.DataType.Name(element_type)
-    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+def _shape(proto: TensorProto | onnx.SparseTensorProto, where: str) -> tuple[tuple[int, ...], int]:
+    """The stated shape and its number of elements, as Python integers: they may be lies of any size."""
+    shape = tuple(proto.dims)
+    if any(d < 0 for d in shape):
+        raise ModelError(f"has shape {list(shape)}", where=where, fix="export the model again")
+    return shape, math.prod(shape)
+
+
+def _bits(dtype: np.dtype) -> int:
+    name = dtype.name
+    if name.endswith(("int4", "float4_e2m1fn")):
         return 4
-    if name in ("INT2", "UINT2"):
-        return 2
-    return numpy_dtype(element_type).itemsize * 8
+    return 2 if name.endswith("int2") else dtype.itemsize * 8
 
 
-def _byte_count(element_type: int, count: int) -> int:
-    return (count * _bits(element_type) + 7) // 8
+def _byte_count(dtype: np.dtype, count: int) -> int:
+    return (count * _bits(dtype) + 7) // 8
 
 
-def _field_count(element_type: int, count: int) -> int:
+def _field_count(dtype: np.dtype, count: int) -> int:
     """How many entries the typed field holds: complex numbers take two, sub-byte types share one."""
-    name = TensorProto.DataType.Name(element_type)
-    if name.startswith("COMPLEX"):
+    if dtype.kind == "c":
         return 2 * count
-    bits = _bits(element_type)
-    return (count * bits + 7) // 8 if bits < 8 else count
-
-
-def _unaligned(raw: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(raw.tobytes(), dtype=dtype).reshape(shape)
+    return _byte_count(dtype, count) if _bits(dtype) < 8 else count

@@ -20,6 +20,9 @@ from qcompiler.ir.graph import Constant, Graph, Variable, all_graphs, all_nodes
 EMBEDDED_LIMIT = 1_900_000_000
 """Bytes of weights above which they go to a file beside the model: protobuf ends at 2 GiB."""
 
+_OLDEST_IR = 4
+"""Before IR version 4 every weight had to be listed among the inputs."""
+
 _ALIGNMENT = 4096
 _SMALL = 1024
 
@@ -47,6 +50,8 @@ def save(graph: Graph, path: str | os.PathLike[str], *, external: bool | None = 
     if external is None:
         external = weight_bytes(graph) > EMBEDDED_LIMIT
     for target in (path, data_path) if external else (path,):
+        if target.exists() and not target.is_file():
+            raise OutputError("is not a regular file", where=str(target), fix="name a file to write")
         if any(_same(target, source) for source in graph.sources):
             raise OutputError("would overwrite the source model", where=str(target), fix="choose another output path")
     if not external:
@@ -57,6 +62,8 @@ def save(graph: Graph, path: str | os.PathLike[str], *, external: bool | None = 
     with written_beside(data_path) as data, written_beside(path) as file:
         proto = _Writer(_DataFile(data, data_path.name)).model(graph)
         file.write(proto.SerializeToString())
+        data.flush()  # both files are complete before the first takes its place
+        file.flush()
     return path
 
 
@@ -126,7 +133,9 @@ class _Writer:
         used = {node.domain for _, node in all_nodes(graph) if node.domain}
         imports += [helper.make_opsetid(domain, 1) for domain in sorted(used - set(graph.domains))]
         model = onnx.ModelProto(
-            ir_version=graph.ir_version or helper.find_min_ir_version_for(imports),
+            ir_version=max(
+                graph.ir_version or 0, _OLDEST_IR, helper.find_min_ir_version_for(imports, ignore_unknown=True)
+            ),
             producer_name=graph.producer_name,
             producer_version=graph.producer_version,
             model_version=graph.model_version,
@@ -141,7 +150,7 @@ class _Writer:
         return model
 
     def graph(self, graph: Graph, proto: onnx.GraphProto, outermost: bool = False) -> None:
-        proto.name = graph.name
+        proto.name = graph.name or "graph"
         proto.doc_string = graph.doc_string or ""
         for tensor in graph.inputs:
             proto.input.append(self.value(tensor))
@@ -191,6 +200,8 @@ class _Writer:
             return proto
         if isinstance(value, np.generic):
             value = value.item()
+        elif isinstance(value, (np.dtype, type)):  # graphsurgeon's way to write Cast's target
+            value = _element_type(np.dtype(value))
         return helper.make_attribute(name, value)
 
     def tensor(self, constant: gs.Constant) -> TensorProto:
@@ -199,11 +210,14 @@ class _Writer:
         if kind == TensorProto.STRING:
             flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1)]
             return TensorProto(name=constant.name, dims=values.shape, data_type=kind, string_data=flat)
-        if self.data is not None and values.nbytes > _SMALL and not _packed(values.dtype):
-            proto = TensorProto(name=constant.name, dims=values.shape, data_type=kind)
+        if self.data is None or values.nbytes <= _SMALL:
+            return numpy_helper.from_array(values, constant.name)
+        proto = TensorProto(name=constant.name, dims=values.shape, data_type=kind)
+        if _packed(values.dtype):
+            self.data.append(proto, np.frombuffer(numpy_helper.from_array(values).raw_data, np.uint8))
+        else:
             self.data.append(proto, values)
-            return proto
-        return numpy_helper.from_array(values, constant.name)
+        return proto
 
     def value(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
         if isinstance(tensor, Variable) and tensor.type_proto is not None:
