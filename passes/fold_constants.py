@@ -222,14 +222,13 @@ def _fixed_shape(node: ir.Node, values: ShapeValues) -> list[int] | None:
     target, dims = values.value(operand(node, 1)), values.dims(node.inputs[0])
     if target is None or target.ndim != 1 or all(isinstance(v, int) for v in target):
         return None
-    # A zero among the known ones would mean "take over" or "empty", and -1 beside an unknown one leaves two unknown.
-    if any(isinstance(v, int) and v < 1 for v in target):
+    # A zero among the known ones would mean "take over" or "empty", whichever the operator set says.
+    if any(isinstance(v, int) and (v == 0 or v < -1) for v in target):
         return None
-    shape = [int(v) if isinstance(v, int) else -1 for v in target]
-    if shape.count(-1) > 1 and dims is not None:
-        for axis, wanted in enumerate(target):
-            if isinstance(wanted, Size) and axis < len(dims) and dims[axis] == wanted:
-                shape[axis] = 0
+    shape = []
+    for axis, wanted in enumerate(target):
+        stays = isinstance(wanted, Size) and dims is not None and axis < len(dims) and dims[axis] == wanted
+        shape.append(wanted if isinstance(wanted, int) else 0 if stays else -1)
     return shape if shape.count(-1) <= 1 else None
 
 

@@ -95,26 +95,28 @@ def test_range_and_expand_of_static_shapes() -> None:
 def test_reshape_to_a_shape_with_one_unknown_dimension() -> None:
     before = program(
         """(float[n,3,4] x) => (float[n,12] y) {
-            s = Shape(x)  a = Gather(s, first)  t = Concat<axis=0>(a, rest)  y = Reshape(x, t)
+            h = Transpose<perm=[1,0,2]>(x)  s = Shape(x)  a = Gather(s, first)  t = Concat<axis=0>(a, rest)
+            y = Reshape(h, t)
         }""",
         {"first": np.array([0]), "rest": np.array([12])},
     )
     after = folded(before)
-    assert ops(after) == ["Reshape"]
-    assert after.nodes[0].inputs[1].values.tolist() == [-1, 12]
+    assert ops(after) == ["Transpose", "Reshape"]
+    assert after.nodes[1].inputs[1].values.tolist() == [-1, 12]
     assert_same(before, after, n=3)
 
 
-def test_reshape_to_a_shape_whose_unknown_dimensions_stay_in_place() -> None:
+@pytest.mark.parametrize("last", [[3, 4], [3, -1]])
+def test_reshape_to_a_shape_whose_unknown_dimensions_stay_in_place(last: list[int]) -> None:
     before = program(
         """(float[n,m,12] x) => (float[n,m,3,4] y) {
             h = Relu(x)  s = Shape(x)  a = Slice(s, zero, two)  t = Concat<axis=0>(a, rest)  y = Reshape(h, t)
         }""",
-        {"zero": np.array([0]), "two": np.array([2]), "rest": np.array([3, 4])},
+        {"zero": np.array([0]), "two": np.array([2]), "rest": np.array(last)},
     )
     after = folded(before)
     assert ops(after) == ["Relu", "Reshape"]
-    assert after.nodes[1].inputs[1].values.tolist() == [0, 0, 3, 4]
+    assert after.nodes[1].inputs[1].values.tolist() == [0, 0, *last]
     assert_same(before, after, n=2, m=5)
 
 
