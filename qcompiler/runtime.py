@@ -30,13 +30,16 @@ def session(
     *,
     optimize: str = "all",
     threads: int = 1,
+    prompt: bool = False,
     optimized_path: str | os.PathLike[str] | None = None,
     profile_prefix: str | os.PathLike[str] | None = None,
 ) -> Iterator[ort.InferenceSession]:
     """A CPU session of the model, closed with the block.
 
     ``optimize``: ``none``, ``basic`` or ``all`` of ONNX Runtime's graph rewrites. Large graphs travel through a
-    temporary file, so that weights are not held twice. ``optimized_path`` receives ONNX Runtime's own optimized graph.
+    temporary file, so that weights are not held twice. ``prompt``: of the nodes that can run, the first in the model
+    runs, not the one that leads straight to an output; side computations are then done early and their inputs freed.
+    ``optimized_path`` receives ONNX Runtime's own optimized graph.
 
     Raises:
         VerificationError: ONNX Runtime refuses the model.
@@ -46,6 +49,8 @@ def session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if prompt:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     if profile_prefix is not None:

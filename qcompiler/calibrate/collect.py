@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -40,7 +41,9 @@ class Collector:
         self._counter: _Counter
         threads = threads or _processors()
         try:
-            if native.available():
+            if not self.tensors:
+                self._counter = _Counter()
+            elif native.available():
                 self._counter = _InsideCounter(self._open, graph, self.tensors, threads)
             else:
                 self._counter = _OutsideCounter(self._open, graph, self.tensors, threads)
@@ -58,7 +61,12 @@ class Collector:
         self.data_key = add_keys(self.data_key, feed_key(feed))
         self.samples += 1
 
+    def statistics_of(self, tensor: str) -> TensorStatistics:
+        """What one tensor held so far."""
+        return self._counter.read(self.tensors.index(tensor))
+
     def statistics(self) -> Statistics:
+        """What all tensors held so far."""
         return Statistics(
             {name: self._counter.read(index) for index, name in enumerate(self.tensors)},
             self.model_key,
@@ -85,7 +93,8 @@ def collect(
 ) -> Statistics:
     """Statistics of the named tensors over all samples, which are run through once.
 
-    ``on_sample(done, total)`` is called after each one; ``total`` is None while unknown.
+    ``on_sample(done, total)`` is called after each one; ``total`` is None while unknown. The first sample with a NaN or
+    an infinity is looked for in a second look at the samples, which an iterator does not allow.
 
     Raises:
         DataError: a sample does not fit, or the model fails on it; it is named.
@@ -98,17 +107,43 @@ def collect(
                 on_sample(collector.samples, _count(samples))
         if collector.samples == 0:
             raise DataError("there are no samples to calibrate on", fix="give at least one")
-        return collector.statistics()
+        statistics = collector.statistics()
+    unexplained = [name for name, seen in statistics.tensors.items() if seen.bad and seen.first_bad_sample is None]
+    if not unexplained or isinstance(samples, Iterator):
+        return statistics
+    first = _first_bad(graph, unexplained, samples, threads)
+    explained = {
+        name: replace(seen, first_bad_sample=first.get(name, seen.first_bad_sample))
+        for name, seen in statistics.tensors.items()
+    }
+    return replace(statistics, tensors=explained)
+
+
+def _first_bad(graph: ir.Graph, tensors: Sequence[str], samples: Iterable[Feed], threads: int | None) -> dict[str, int]:
+    """The first sample that makes each of these tensors hold NaN or infinities. Observe nodes do not tell samples
+    apart, so this takes a second look, only at these tensors and only until the last of them is explained: masks of
+    infinities, the usual case, show in the first sample."""
+    first: dict[str, int] = {}
+    with Collector(graph, tensors, threads=threads) as collector:
+        for index, feed in enumerate(samples):
+            collector.observe(feed)
+            for name in tensors:
+                if name not in first and collector.statistics_of(name).bad:
+                    first[name] = index
+            if len(first) == len(tensors):
+                break
+    return first
 
 
 class _Counter:
-    """Where the counting happens."""
+    """Where the counting happens; this one counts nothing, as nothing is to be observed."""
 
     def add(self, feed: Feed, sample: int) -> None:
-        raise NotImplementedError
+        """Runs the model on one feed."""
 
     def read(self, index: int) -> TensorStatistics:
-        raise NotImplementedError
+        """What the tensor of this index held so far."""
+        raise IndexError(index)
 
 
 class _InsideCounter(_Counter):
@@ -117,11 +152,10 @@ class _InsideCounter(_Counter):
     def __init__(self, stack: ExitStack, graph: ir.Graph, tensors: Sequence[str], threads: int) -> None:
         self.table = stack.enter_context(native.ObservationTable(len(tensors)))
         instrumented = instrument(graph, tensors, observe_probe(self.table.id))
-        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads)) if tensors else None
+        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads, prompt=True))
 
     def add(self, feed: Feed, sample: int) -> None:
-        if self.session is not None:
-            runtime.run(self.session, feed)
+        runtime.run(self.session, feed)
 
     def read(self, index: int) -> TensorStatistics:
         seen = self.table.read(index)
@@ -144,12 +178,10 @@ class _OutsideCounter(_Counter):
         instrumented = instrument(graph, tensors, fetch_probe)
         self.places: tuple[Place, ...] = instrumented.places
         self.outputs = instrumented.outputs
-        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads)) if tensors else None
+        self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads, prompt=True))
         self.seen = [TensorStatistics.empty() for _ in tensors]
 
     def add(self, feed: Feed, sample: int) -> None:
-        if self.session is None:
-            return
         new: list[TensorStatistics] = []
         for start in range(0, len(self.outputs), FETCHED_AT_ONCE):
             arrays = runtime.run(self.session, feed, self.outputs[start : start + FETCHED_AT_ONCE])

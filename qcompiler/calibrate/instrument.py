@@ -16,8 +16,8 @@ from qcompiler.errors import StatisticsError
 _READ_DIRECTLY = (np.dtype(np.float32), np.dtype(np.float16))
 _READ_AS_FLOAT32 = (np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))
 
-Probe = Callable[["Place", int, ir.Namer], ir.Variable]
-"""Adds nodes that read the tensor of a place, given its index, and returns what they compute."""
+Probe = Callable[["Place", int, ir.Namer], tuple[list[ir.Node], ir.Variable]]
+"""Makes the nodes that read the tensor of a place, given its index, and says which tensor they compute."""
 
 
 @dataclass(frozen=True)
@@ -56,44 +56,49 @@ def instrument(graph: ir.Graph, tensors: Sequence[str], probe: Probe) -> Instrum
     places = tuple(_checked(name, found, copy) for name in tensors)
     namer = ir.Namer(copy)
     copy.outputs = []
+    readers: dict[ir.Variable, list[ir.Node]] = {}
     for index, place in enumerate(places):
-        copy.outputs.append(_lifted(probe(place, index, namer), place, namer))
-    ir.sort(copy)  # a body may have been given a node that must precede others
+        readers[place.tensor], result = probe(place, index, namer)
+        copy.outputs.append(_lifted(result, place, namer))
+    for inner in ir.all_graphs(copy):
+        # ONNX Runtime is asked to prefer nodes that come first (runtime.session, prompt): a tensor read at once is
+        # freed as early as without a probe.
+        inner.nodes[:] = [
+            *(reader for tensor in inner.inputs for reader in readers.get(tensor, ())),
+            *(n for node in inner.nodes for n in (node, *(r for t in node.outputs for r in readers.get(t, ())))),
+        ]
     return Instrumented(copy, places, tuple(tensor.name for tensor in copy.outputs))
 
 
 def observe_probe(table: int) -> Probe:
     """Adds the tensor to the slot of its index in a ``native.ObservationTable``; computes how many elements it had."""
 
-    def probe(place: Place, index: int, namer: ir.Namer) -> ir.Variable:
-        source = _as_float(place, namer, always=False)
+    def probe(place: Place, index: int, namer: ir.Namer) -> tuple[list[ir.Node], ir.Variable]:
+        nodes, source = _as_float(place, namer, always=False)
         count = ir.Variable(namer(f"{place.tensor.name}_observed"), np.dtype(np.int64), [1])
         attributes = {"table": table, "slot": index}
-        place.graph.nodes.append(
-            ir.Node("Observe", namer(f"observe_{index}"), attributes, [source], [count], domain=native.DOMAIN)
-        )
-        return count
+        nodes.append(ir.Node("Observe", namer(f"observe_{index}"), attributes, [source], [count], domain=native.DOMAIN))
+        return nodes, count
 
     return probe
 
 
-def fetch_probe(place: Place, index: int, namer: ir.Namer) -> ir.Variable:
+def fetch_probe(place: Place, index: int, namer: ir.Namer) -> tuple[list[ir.Node], ir.Variable]:
     """Computes the tensor itself as a float32 vector."""
-    source = _as_float(place, namer, always=True)
+    nodes, source = _as_float(place, namer, always=True)
     flat = ir.Variable(namer(f"{place.tensor.name}_fetched"), np.dtype(np.float32), [None])
     shape = ir.Constant(namer("fetched_shape"), np.array([-1], np.int64))
-    place.graph.nodes.append(ir.Node("Reshape", namer(f"fetch_{index}"), {}, [source, shape], [flat]))
-    return flat
+    nodes.append(ir.Node("Reshape", namer(f"fetch_{index}"), {}, [source, shape], [flat]))
+    return nodes, flat
 
 
-def _as_float(place: Place, namer: ir.Namer, *, always: bool) -> ir.Variable:
+def _as_float(place: Place, namer: ir.Namer, *, always: bool) -> tuple[list[ir.Node], ir.Variable]:
     tensor = place.tensor
     if tensor.dtype == np.float32 or (not always and tensor.dtype not in _READ_AS_FLOAT32):
-        return tensor
+        return [], tensor
     cast = ir.Variable(namer(f"{tensor.name}_float"), np.dtype(np.float32), tensor.shape)
     attributes = {"to": onnx.TensorProto.FLOAT}
-    place.graph.nodes.append(ir.Node("Cast", namer(f"{tensor.name}_to_float"), attributes, [tensor], [cast]))
-    return cast
+    return [ir.Node("Cast", namer(f"{tensor.name}_to_float"), attributes, [tensor], [cast])], cast
 
 
 def _places(graph: ir.Graph, path: tuple[tuple[ir.Node, ir.Graph], ...] = ()) -> dict[str, Place]:
