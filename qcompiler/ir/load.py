@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from qcompiler.errors import ModelError
-from qcompiler.ir.graph import Constant, Graph, Node, Variable, adopt, clone, sort
+from qcompiler.ir.graph import Constant, Graph, Node, Variable, adopt, all_nodes, all_tensors, clone, sort
 
 OLDEST_OPSET = 7
 """Before opset 7 operators meant something else (explicit broadcasting, legacy attributes); ONNX's own converter raises
@@ -46,7 +46,8 @@ def load(model: object) -> Graph:
     try:
         return _load(model)
     except RecursionError:
-        raise ModelError("subgraphs are nested too deep", fix="export the model again") from None
+        where = str(model) if isinstance(model, (str, os.PathLike)) else "model"
+        raise ModelError("subgraphs are nested too deep", where=where, fix="export the model again") from None
 
 
 def _load(model: object) -> Graph:
@@ -90,7 +91,8 @@ def _from_path(path: Path) -> Graph:
     except FileNotFoundError:
         raise ModelError("no such file", where=where, fix="check the path") from None
     except OSError as error:
-        raise ModelError("cannot be read", where=where, why=error.strerror or str(error)) from None
+        why = error.strerror or str(error)
+        raise ModelError("cannot be read", where=where, why=why, fix="check its permissions") from None
     proto = _parse(data, where)
     del data
     return _from_proto(proto, path)
@@ -139,13 +141,31 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None =
     reader = _Reader(folder, where)
     graph = reader.graph(body, {})
     graph.opset, graph.domains, graph.ir_version = opset, opsets, proto.ir_version
-    graph.producer_name, graph.producer_version = proto.producer_name, proto.producer_version
-    graph.model_version, graph.model_domain, graph.model_doc = proto.model_version, proto.domain, proto.doc_string
-    graph.metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    graph.producer_name, graph.producer_version = _text(proto.producer_name), _text(proto.producer_version)
+    graph.model_version, graph.model_domain = proto.model_version, _text(proto.domain)
+    graph.model_doc = _text(proto.doc_string)
+    graph.metadata = {_text(entry.key): _text(entry.value) for entry in proto.metadata_props}
     graph.sources = tuple(p for p in (path, *reader.maps) if p is not None)
+    _check_text(graph, where)
     adopt(graph)
     sort(graph)
     return graph
+
+
+def _text(value: str | bytes) -> str:
+    """Protobuf gives bytes where a file's text is not UTF-8. In remarks that is no reason to refuse a model."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _check_text(graph: Graph, where: str) -> None:
+    names: list[Any] = [*graph.domains, *all_tensors(graph)]
+    for _, node in all_nodes(graph):
+        names += [node.op, node.name, node.domain or "", *node.attrs]
+    for tensor in all_tensors(graph).values():
+        names += [d for d in tensor.shape or () if isinstance(d, bytes)]
+    for name in names:
+        if isinstance(name, bytes):
+            raise ModelError(f"the name {name!r} is not UTF-8", where=where, fix="download or export it again")
 
 
 def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
@@ -198,7 +218,7 @@ class _Reader:
             scope[name] = local[name] = tensor
             return tensor
 
-        result = Graph(name=proto.name, doc_string=proto.doc_string)
+        result = Graph(name=_text(proto.name), doc_string=_text(proto.doc_string))
         constants = {}
         weights = [*proto.initializer, *(sparse.values for sparse in proto.sparse_initializer)]
         for name, count in Counter(weight.name for weight in weights).items():
@@ -287,7 +307,7 @@ class _Reader:
         if kind.WhichOneof("value") not in ("tensor_type", None):
             return Variable(value.name, type_proto=kind)
         tensor = kind.tensor_type
-        dtype = numpy_dtype(tensor.elem_type) if tensor.elem_type else None
+        dtype = numpy_dtype(tensor.elem_type, f"{self.where}: '{value.name}'") if tensor.elem_type else None
         shape: list[Any] | None = None
         if tensor.HasField("shape"):
             shape = [
@@ -399,7 +419,10 @@ class _Reader:
                 ) from None
             except OSError as error:
                 raise ModelError(
-                    f"external data file '{location}' cannot be read", where=where, why=error.strerror or str(error)
+                    f"external data file '{location}' cannot be read",
+                    where=where,
+                    why=error.strerror or str(error),
+                    fix="check its name and permissions",
                 ) from None
         return self.maps[file]
 

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from qcompiler.errors import ModelError, OutputError
-from qcompiler.ir.graph import Constant, Graph, Variable, all_graphs, all_nodes
+from qcompiler.ir.graph import Constant, Graph, Namer, Variable, all_nodes
 
 EMBEDDED_LIMIT = 1_900_000_000
 """Bytes of weights above which they go to a file beside the model: protobuf ends at 2 GiB."""
@@ -146,6 +146,7 @@ class _Writer:
         for key, value in graph.metadata.items():
             model.metadata_props.add(key=key, value=value)
         self.homes = _homes(graph)
+        self.fresh_name = Namer(graph)
         self.graph(graph, model.graph, outermost=True)
         return model
 
@@ -158,7 +159,9 @@ class _Writer:
         inputs = {id(tensor) for tensor in graph.inputs}
         for constant in self.homes.get(id(graph), []):
             if id(constant) in returned:  # runtimes want a returned value computed by a node
-                node = proto.node.add(op_type="Constant", name=f"{constant.name}_constant", output=[constant.name])
+                node = proto.node.add(
+                    op_type="Constant", name=self.fresh_name(f"{constant.name}_constant"), output=[constant.name]
+                )
                 node.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=self.tensor(constant)))
             else:
                 proto.initializer.append(self.tensor(constant))
@@ -168,8 +171,18 @@ class _Writer:
                 known = isinstance(tensor, Variable) and (tensor.dtype is not None or tensor.type_proto is not None)
                 if tensor.name and known and id(tensor) not in returned | inputs:
                     proto.value_info.append(self.value(tensor))
+        computed = inputs | {id(tensor) for node in graph.nodes for tensor in node.outputs}
+        computed |= {id(constant) for constant in self.homes.get(id(graph), [])}
         for tensor in graph.outputs:
-            proto.output.append(self.value(tensor))
+            value = proto.output.add()
+            value.CopyFrom(self.value(tensor))
+            if not outermost and id(tensor) not in computed:
+                # Runtimes want a body to compute what it returns, and each value once: ONNX Runtime refuses outer
+                # tensors there and gives wrong numbers for repeated ones.
+                value.name = self.fresh_name(tensor.name)
+                name = self.fresh_name(f"{tensor.name}_returned")
+                proto.node.add(op_type="Identity", name=name, input=[tensor.name], output=[value.name])
+            computed.discard(id(tensor))
 
     def node(self, node: gs.Node, proto: onnx.NodeProto) -> None:
         proto.op_type, proto.name, proto.domain = node.op, node.name, node.domain or ""
@@ -261,13 +274,6 @@ def _homes(graph: Graph) -> dict[int, list[gs.Constant]]:
     homes: dict[int, list[gs.Constant]] = {}
     for key, path in paths.items():
         homes.setdefault(id(path[-1]), []).append(constants[key])
-    for inner in all_graphs(graph):
-        for tensor in inner.outputs:  # a constant that a graph returns must be made in that very graph
-            if isinstance(tensor, gs.Constant) and tensor not in homes.get(id(inner), []):
-                raise ModelError(
-                    f"subgraph '{inner.name}' returns the outer constant '{tensor.name}'",
-                    fix="copy the constant into the subgraph, or return it through Identity",
-                )
     return homes
 
 
