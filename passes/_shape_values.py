@@ -52,6 +52,7 @@ class ShapeValues:
             for symbol, count in Counter(d for d in tensor.shape or [] if isinstance(d, str)).items()
             if count > 1
         }
+        self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
         self._values: dict[ir.Tensor, np.ndarray] = {}
         types = ir.all_tensors(bare)
         for name, tensor in ir.all_tensors(graph).items():
@@ -86,6 +87,12 @@ class ShapeValues:
             small = values.size <= _LARGEST and values.dtype.name in SHAPE_TYPES
             return values.astype(object) if small else None
         return self._values.get(tensor)
+
+    def may_be_zero(self, size: int | Size | None) -> bool:
+        """Whether a dimension may be empty, as those that depend on data can; the model's own inputs never are."""
+        if isinstance(size, Size):
+            return size.name not in self._declared
+        return not size
 
     def bytes_of(self, tensor: ir.Tensor) -> int | None:
         """The size of the tensor's data; None when unknown."""

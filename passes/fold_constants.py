@@ -222,14 +222,19 @@ def _fixed_shape(node: ir.Node, values: ShapeValues) -> list[int] | None:
     target, dims = values.value(operand(node, 1)), values.dims(node.inputs[0])
     if target is None or target.ndim != 1 or all(isinstance(v, int) for v in target):
         return None
-    # A zero among the known ones would mean "take over" or "empty", whichever the operator set says.
-    if any(isinstance(v, int) and (v == 0 or v < -1) for v in target):
-        return None
-    shape = []
+    if any(isinstance(v, int) and v == 0 for v in target) and node.attrs.get("allowzero", 0):
+        return None  # a dimension that is really 0
+    shape: list[int] = []
+    guessed = empty = False
     for axis, wanted in enumerate(target):
-        stays = isinstance(wanted, Size) and dims is not None and axis < len(dims) and dims[axis] == wanted
+        there = dims[axis] if dims is not None and axis < len(dims) else None
+        stays = isinstance(wanted, Size) and there == wanted
         shape.append(wanted if isinstance(wanted, int) else 0 if stays else -1)
-    return shape if shape.count(-1) <= 1 else None
+        guessed |= shape[axis] == -1 and not isinstance(wanted, int)
+        empty |= shape[axis] == 0 and values.may_be_zero(there)
+    if shape.count(-1) > 1 or (guessed and empty):
+        return None  # of an empty tensor -1 is undefined, where a number was not
+    return shape
 
 
 def _inline_constant_ifs(graph: ir.Graph) -> int:
