@@ -64,7 +64,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class Target:
-    """A target description; see ``qcompiler targets NAME``."""
+    """A target description; see ``qcompiler targets NAME``.
+
+    ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement) and ``lower``.
+    """
 
     name: str
     summary: str
@@ -75,6 +78,7 @@ class Target:
     operators: tuple[Operator, ...]
     absorbed: Mapping[str, str]
     excluded: Mapping[str, str]
+    pipeline: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cpu: str = ""
     cpus: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,7 +171,7 @@ def _folder() -> Any:
     return resources.files("qcompiler") / "targets"
 
 
-_KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded", "cpu"}
+_KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded", "cpu", "pipeline"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 
@@ -204,6 +208,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             operators=tuple(operators),
             absorbed=data.get("absorbed", {}),
             excluded=data.get("excluded", {}),
+            pipeline={stage: tuple(names) for stage, names in data.get("pipeline", {}).items()},
             cpu=cpu,
             cpus={name: kind.get("why", "") for name, kind in kinds.items()},
         )

@@ -1,0 +1,291 @@
+"""The flow from a float model to a verified one: load, clean, place, calibrate, solve, lower, verify."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from qcompiler import calibrate, ir, registry
+from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
+from qcompiler.errors import DataError, PlanError, TargetError
+from qcompiler.memory import peak_bytes
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline
+from qcompiler.plan import Plan
+from qcompiler.recipe import Recipe, load_recipe
+from qcompiler.refine import Candidate, Refiner
+from qcompiler.report import NodeRecord, OutputRecord, PassRecord, Report, SpeedRecord, StageRecord
+from qcompiler.runtime import Feed, session
+from qcompiler.target import PRECISIONS, Target, load_target
+from qcompiler.verify import numbers, timing
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile, beyond what and for which target.
+
+    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``observer``: how ranges are taken from statistics.
+    ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
+    what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
+    ``samples``: how many samples speed and agreement are measured on. ``after``: called as ``after(pass, graph)``.
+    ``progress``: called as ``progress(stage, done, total)``.
+    """
+
+    cpu: str = "auto"
+    observer: str = "mse"
+    batch_size: int | None = None
+    limit: int | None = None
+    images: ImageOptions | None = None
+    timing: bool = True
+    passes: tuple[str, ...] = ()
+    threads: int = 1
+    samples: int = 16
+    after: Callable[[Pass, ir.Graph], None] | None = None
+    progress: Callable[[str, int, int | None], None] | None = None
+
+
+@dataclass
+class Result:
+    """A compiled model. ``graph``: in our own form; ``plan``: what was quantized and how, None for float."""
+
+    graph: ir.Graph
+    plan: Plan | None
+    statistics: calibrate.Statistics | None
+    report: Report
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as a protobuf message. Raises ModelError above 2 GiB: save it instead."""
+        return ir.to_proto(self.graph)
+
+    def save(self, path: str | os.PathLike[str], *, external: bool | None = None) -> Path:
+        """Writes the model; it appears at ``path`` only when it is complete."""
+        return ir.save(self.graph, path, external=external)
+
+
+def compile(
+    model: object,
+    data: object = None,
+    *,
+    target: str | Target = "ort-cpu",
+    precision: str = "int8",
+    plan: Plan | None = None,
+    statistics: calibrate.Statistics | None = None,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None = None,
+    options: Options | None = None,
+) -> Result:
+    """Compiles a model for a target.
+
+    ``model``: a path, ``onnx.ModelProto``, what ``torch.onnx.export(..., dynamo=True)`` returns, an ``onnx_ir.Model``
+    or a graphsurgeon graph; it is not changed. ``data``: samples, see ``qcompiler.data.open_samples``; needed for
+    ``int8`` unless ``statistics`` or a solved ``plan`` is given. ``precision``: ``int8``, ``int8-dynamic`` or
+    ``float``. The result is never slower than the source on this machine, unless ``options.timing`` is off.
+
+    Raises:
+        QCompilerError: one of its subclasses, whose message says what, where, why and what to do.
+    """
+    return Compilation(model, data, target, precision, recipe, options or Options()).run(plan, statistics)
+
+
+@dataclass
+class _Stages:
+    """Times the stages."""
+
+    records: list[StageRecord] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.records.append(StageRecord(name, time.perf_counter() - start, peak_bytes() / 1e6))
+
+
+class Compilation:
+    """One model on its way through the stages; ``run`` goes through all of them, the command line calls some alone."""
+
+    def __init__(
+        self,
+        model: object,
+        data: object,
+        target: str | Target,
+        precision: str,
+        recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
+        options: Options,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise TargetError(f"there is no precision '{precision}'", fix=f"use one of {', '.join(PRECISIONS)}")
+        self.target = load_target(target, options.cpu) if isinstance(target, str) else target
+        self.precision, self.options = precision, options
+        self.recipe = load_recipe(recipe)
+        self.observer = self.recipe.observer or options.observer
+        if self.observer not in calibrate.OBSERVERS:
+            raise TargetError(
+                f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"
+            )
+        self.pipeline = registry.edited(self.target.pipeline, options.passes)
+        self.stages = _Stages()
+        self.runs: list[PassRun] = []
+        with self.stages("load"):
+            self.source = ir.load(model)
+            self.graph = ir.clone(self.source)
+        self.data: Samples | None = None
+        if data is not None:
+            self.data = open_samples(
+                data,
+                self.source.inputs,
+                batch_size=options.batch_size,
+                limit=options.limit,
+                image_options=options.images,
+            )
+
+    def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
+        self.clean()
+        if self.precision == "float":
+            return self.finish(None, None, Candidate(self.graph, None))
+        if plan is None:
+            plan, statistics = self.decide(statistics)
+        else:
+            plan.check(self.graph)
+            if plan.target and plan.target != self.target.name:
+                raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
+        ctx = PassContext(self.target, plan, statistics)
+        refiner = Refiner(self, ctx)
+        with self.stages("verify"):
+            candidate = refiner.refined()
+        return self.finish(candidate.plan, statistics, candidate)
+
+    def clean(self) -> None:
+        with self.stages("clean"):
+            ir.infer_shapes(self.graph)
+            self.run_passes("clean", self.graph, PassContext(self.target))
+            ir.infer_shapes(self.graph)
+            if self.precision != "float":
+                self.run_passes("prepare", self.graph, PassContext(self.target))
+                ir.infer_shapes(self.graph)
+
+    def decide(self, statistics: calibrate.Statistics | None = None) -> tuple[Plan, calibrate.Statistics | None]:
+        """Placement, calibration and solving of the cleaned graph."""
+        ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)))
+        with self.stages("place"):
+            ctx = self.placed(ctx)
+        if self.precision == "int8-dynamic":
+            return self.solved(ctx), None
+        if statistics is None:
+            with self.stages("calibrate"):
+                statistics = self.calibrated(self.observed(ctx.plan or Plan()))
+        else:
+            statistics.check(self.graph, self.observed(ctx.plan or Plan()))
+        ctx = replace(ctx, statistics=statistics)
+        with self.stages("solve"):
+            return self.solved(ctx), statistics
+
+    def placed(self, ctx: PassContext) -> PassContext:
+        return self._run([registry.make("place", {"precision": self.precision})], self.graph, ctx)
+
+    def solved(self, ctx: PassContext) -> Plan:
+        assert ctx.plan is not None
+        if isinstance(ctx.statistics, calibrate.Statistics):
+            missing = [name for name in self.observed(ctx.plan) if name not in ctx.statistics.tensors]
+            if missing:
+                more = self.calibrated(missing)
+                tensors = {**ctx.statistics.tensors, **more.tensors}
+                ctx = replace(ctx, statistics=replace(ctx.statistics, tensors=tensors))
+        ctx = self._run([registry.make("solve", {"observer": self.observer})], self.graph, ctx)
+        assert ctx.plan is not None
+        return ctx.plan
+
+    def lowered(self, plan: Plan) -> ir.Graph:
+        """The plan written into a copy of the cleaned graph."""
+        graph = ir.clone(self.graph)
+        self.run_passes("lower", graph, PassContext(self.target, plan))
+        return graph
+
+    def observed(self, plan: Plan) -> list[str]:
+        """The tensors whose ranges the plan needs."""
+        tensors = ir.all_tensors(self.graph)
+        return [
+            name
+            for name, sites in plan.tensors().items()
+            if not ir.is_constant(tensors[name]) and any(quant.origin == "unsolved" for quant in sites.values())
+        ]
+
+    def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
+        if self.data is None:
+            raise DataError(
+                "int8 needs samples to take ranges from",
+                where=self.source.name,
+                fix="give data (--data), or use the precision int8-dynamic, which needs none",
+            )
+
+        def progress(done: int, total: int | None) -> None:
+            if self.options.progress is not None:
+                self.options.progress("calibrate", done, total)
+
+        return calibrate.collect(self.graph, tensors, self.data, on_sample=progress)
+
+    def feeds(self) -> list[Feed]:
+        """The samples that speed and agreement are measured on; made up where the user gave none."""
+        if not hasattr(self, "_feeds"):
+            source = self.data or random_samples(self.source.inputs, self.options.samples)
+            self._feeds = list(islice(source, self.options.samples))
+        return self._feeds
+
+    def run_passes(self, stage: str, graph: ir.Graph, ctx: PassContext) -> PassContext:
+        return self._run([registry.parse(text) for text in self.pipeline.get(stage, ())], graph, ctx)
+
+    def _run(self, passes: list[Pass], graph: ir.Graph, ctx: PassContext) -> PassContext:
+        pipeline = Pipeline(passes, self.options.after)
+        ctx = pipeline.run(graph, ctx)
+        self.runs += pipeline.runs
+        return ctx
+
+    def finish(self, plan: Plan | None, statistics: calibrate.Statistics | None, candidate: Candidate) -> Result:
+        report = Report(
+            model=self.source.name,
+            target=self.target.name,
+            cpu=self.target.cpu,
+            precision=self.precision,
+            runtime=f"onnxruntime {ort.__version__}",
+            source_bytes=ir.weight_bytes(self.source),
+            compiled_bytes=ir.weight_bytes(candidate.graph),
+        )
+        graph = candidate.graph
+        with self.stages("measure"):
+            feeds = self.feeds()
+            report.samples = f"{len(feeds)} {'given' if self.data is not None else 'random'} samples"
+            with session(self.source, threads=self.options.threads) as source:
+                with session(graph, threads=self.options.threads) as compiled:
+                    report.outputs = [OutputRecord(**vars(e)) for e in numbers.compare(source, compiled, feeds)]
+                    if self.options.timing:
+                        report.speed = self.speed(source, compiled, feeds)
+        report.nodes = [NodeRecord(*row) for row in candidate.fates(self.graph)]
+        report.operators = candidate.operators
+        report.stages = self.stages.records
+        report.passes = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in self.runs]
+        report.decisions = [f"{d.action}: {', '.join(d.where)}: {d.reason}" for d in (plan.decisions if plan else ())]
+        report.diagnostics = list(dict.fromkeys(str(d) for d in self.diagnostics()))
+        return Result(graph, plan, statistics, report)
+
+    def speed(self, source: ort.InferenceSession, compiled: ort.InferenceSession, feeds: list[Feed]) -> SpeedRecord:
+        found = timing.interleaved({"source": source, "compiled": compiled}, feeds)["compiled"]
+        base = found.median * found.speedup
+        return SpeedRecord(
+            base * 1e3,
+            found.median * 1e3,
+            found.speedup,
+            found.speedup_low,
+            found.speedup_high,
+            self.options.threads,
+            found.rounds,
+        )
+
+    def diagnostics(self) -> list[Diagnostic]:
+        return [d for run in self.runs for d in run.result.diagnostics]

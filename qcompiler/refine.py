@@ -1,0 +1,123 @@
+"""Asks the target what it did with a plan, and explains, repairs or reverts what it did not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from qcompiler import ir
+from qcompiler.pipeline import PassContext
+from qcompiler.plan import Plan
+from qcompiler.runtime import session
+from qcompiler.verify import fused, profile, timing
+
+if TYPE_CHECKING:
+    from qcompiler.compiler import Compilation
+
+MOST_ROUNDS = 4
+NOISE = 0.01
+"""Gains and losses below this share of a run are not told apart from measuring noise."""
+
+
+@dataclass
+class Candidate:
+    """A lowered graph with what the target made of it."""
+
+    graph: ir.Graph
+    plan: Plan | None
+    forms: dict[str, fused.Fate] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+
+    def unfused(self) -> dict[str, str]:
+        return {name: fate.why for name, fate in self.forms.items() if not fate.fused}
+
+    def fates(self, graph: ir.Graph) -> Iterator[tuple[str, str, str, str, str]]:
+        """(name, operator, precision, form that runs, reason) of each node of the cleaned graph."""
+        quantized = self.plan.nodes() if self.plan else set()
+        kept = self.plan.kept if self.plan else {}
+        for _, node in ir.all_nodes(graph):
+            fate = self.forms.get(node.name)
+            precision = "int8" if node.name in quantized and fate is not None and fate.fused else "float"
+            reason = kept.get(node.name) or (fate.why if fate is not None else "")
+            yield node.name, node.op, precision, fate.form if fate else node.op, reason
+
+
+class Refiner:
+    """Turns a solved plan into one that the target takes in full and runs no slower than the source."""
+
+    def __init__(self, compilation: Compilation, ctx: PassContext) -> None:
+        self.compilation = compilation
+        self.ctx = ctx
+        self.replayed = bool(ctx.plan and ctx.plan.decisions) or ctx.statistics is None
+
+    def refined(self) -> Candidate:
+        assert self.ctx.plan is not None
+        candidate = self.built(self.ctx.plan)
+        if self.replayed:
+            return candidate
+        for _ in range(MOST_ROUNDS):
+            unfused = candidate.unfused()
+            if not unfused:
+                break
+            candidate = self.without(candidate, unfused, "left in float", "the runtime does not fuse it")
+        if self.compilation.options.timing:
+            candidate = self.no_slower(candidate)
+        return candidate
+
+    def built(self, plan: Plan) -> Candidate:
+        graph = self.compilation.lowered(plan)
+        optimized = fused.optimize(graph)
+        forms = fused.fates(plan.nodes(), optimized)
+        return Candidate(graph, plan, forms, optimized.histogram())
+
+    def without(self, candidate: Candidate, nodes: dict[str, str], action: str, reason: str) -> Candidate:
+        """The candidate with these nodes in float."""
+        assert candidate.plan is not None
+        plan = candidate.plan.without_nodes({name: f"{reason}: {why}" for name, why in nodes.items()})
+        plan = plan.deciding(sorted(nodes), action, reason)
+        ctx = self.compilation.placed(replace(self.ctx, plan=plan))
+        return self.built(self.compilation.solved(ctx))
+
+    def no_slower(self, candidate: Candidate) -> Candidate:
+        """Gives regions back to float that measure slower in 8 bits."""
+        compilation = self.compilation
+        feeds = compilation.feeds()
+        for _ in range(MOST_ROUNDS):
+            assert candidate.plan is not None
+            regions = regions_of(candidate.plan)
+            if not regions:
+                break
+            with profile.Profile(compilation.graph, feeds) as plain, profile.Profile(candidate.graph, feeds) as coded:
+                losses = profile.losses(regions, plain, coded)
+            worst = {
+                name: f"{seconds * 1e6:.0f} us a run slower than in float"
+                for index, seconds in losses.items()
+                if seconds > NOISE * plain.total
+                for name in regions[index]
+            }
+            if not worst:
+                break
+            trial = self.without(candidate, worst, "returned to float", "measured slower in 8 bits")
+            if self.ratio(candidate, trial) < 1.0:
+                break
+            candidate = trial
+        return candidate
+
+    def ratio(self, base: Candidate, trial: Candidate) -> float:
+        """How much faster the trial is than the base."""
+        feeds = self.compilation.feeds()
+        with session(base.graph) as a, session(trial.graph) as b:
+            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=1.0)["trial"].speedup
+
+
+def regions_of(plan: Plan) -> list[set[str]]:
+    """Groups of nodes that hand codes to one another: each can be given back to float on its own."""
+    links: nx.Graph = nx.Graph()
+    links.add_nodes_from(plan.nodes())
+    for sites in plan.tensors().values():
+        readers = [site.node for site in sites if site.node]
+        nx.add_path(links, readers)
+    return [set(group) for group in nx.connected_components(links)]
