@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +51,7 @@ def save(graph: Graph, path: str | os.PathLike[str], *, external: bool | None = 
     if external is None:
         external = weight_bytes(graph) > EMBEDDED_LIMIT
     for target in (path, data_path) if external else (path,):
-        if target.exists() and not target.is_file():
-            raise OutputError("is not a regular file", where=str(target), fix="name a file to write")
-        if any(_same(target, source) for source in graph.sources):
-            raise OutputError("would overwrite the source model", where=str(target), fix="choose another output path")
+        _check_target(target, graph)
     if not external:
         proto = _Writer(None).model(graph)
         with written_beside(path) as file:
@@ -285,11 +283,15 @@ def _packed(dtype: np.dtype) -> bool:
     return dtype.name in ("int4", "uint4", "float4_e2m1fn", "int2", "uint2")
 
 
-def _same(a: Path, b: Path) -> bool:
+def _check_target(target: Path, graph: Graph) -> None:
     try:
-        return os.path.samefile(a, b)
-    except OSError:
-        return False
+        found = target.stat()
+    except OSError:  # nothing there yet; whether it can be made shows when it is
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError("is not a regular file", where=str(target), fix="name a file to write")
+    if any(source.exists() and os.path.samestat(found, source.stat()) for source in graph.sources):
+        raise OutputError("would overwrite the source model", where=str(target), fix="choose another output path")
 
 
 def _umask() -> int:
