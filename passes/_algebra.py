@@ -56,7 +56,7 @@ class Sum:
 
 
 def expand(tensor: ir.Tensor, stop: Collection[ir.Tensor] = ()) -> Sum:
-    """Multiplies ``tensor`` out through arithmetic nodes, back to the tensors of ``stop`` and to other nodes' outputs."""
+    """Multiplies ``tensor`` out through arithmetic nodes, back to the tensors of ``stop`` and other nodes' outputs."""
     return _expand(tensor, frozenset(stop), _DEEPEST)
 
 
@@ -215,9 +215,7 @@ def _one_clamp(tensor: ir.Tensor) -> Clamp | None:
         limits = [scalar(t) if t.name else None for t in node.inputs[1:]]
         if any(t.name and limit is None for t, limit in zip(node.inputs[1:], limits)):
             return None  # a bound that is computed, or an integer
-        low, high = (
-            given if limit is None else limit for given, limit in zip((low, high), (*limits, None, None))
-        )
+        low, high = (given if limit is None else limit for given, limit in zip((low, high), (*limits, None, None)))
     elif node.op in ("Min", "Max") and len(node.inputs) == 2:
         source, bound = node.inputs if ir.is_constant(node.inputs[1]) else reversed(node.inputs)
         value = scalar(bound)

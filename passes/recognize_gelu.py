@@ -30,12 +30,13 @@ class RecognizeGelu(Pass):
 
     Why these forms: ONNX Runtime 1.32 fuses ``Mul(Mul(x, Add(Erf(Div(x, sqrt(2))), 1)), 0.5)`` to one node, but neither
     ``Mul(x, 1/sqrt(2))`` inside nor ``0.5·(1 + erf)`` first; by tanh it fuses the form with ``Pow(x, 3)`` and ``0.5·x``
-    taken first, but not with 0.5 last. A ``Gelu`` node of opset 20 is run as it is, no faster and no slower than the
-    fused forms (1.40 against 1.41 ms in a feed-forward block of 64 × 384 × 1536), and needs no luck: quantization
-    beside it cannot break the pattern apart. So raise the opset to 20 before this pass.
+    taken first, but not with 0.5 last, nor where the result is an output of the model. A ``Gelu`` node of opset 20 is
+    run as it is, no faster and no slower than the fused forms (1.40 against 1.41 ms in a feed-forward block of 64 × 384
+    × 1536), is fused with a bias like them, and quantization beside it cannot break it apart. So raise the opset to 20
+    before this pass.
 
     Left alone: other constants, such as the missing 0.5; patterns of which a part is used elsewhere. Sigmoid
-    approximations, ``x · sigmoid(1.702·x)``, are a function of their own. Bias is not taken in.
+    approximations, ``x · sigmoid(1.702·x)``, are a function of their own.
     """
 
     name: ClassVar[str] = "recognize-gelu"
@@ -121,7 +122,8 @@ class _Build:
             return [*nodes, ir.Node("Mul", inputs=[half, self.constant(0.5)])]
         inner = add("Add", x, add("Mul", add("Pow", x, 3.0), _TANH_CUBIC))
         outer = add("Add", add("Tanh", add("Mul", inner, _TANH_SCALE)), 1.0)
-        return [*nodes, ir.Node("Mul", inputs=[add("Mul", x, 0.5), outer])]
+        half = add("Mul", x, 0.5)
+        return [*nodes, ir.Node("Mul", inputs=[half, outer])]
 
     def constant(self, value: float) -> ir.Constant:
         return ir.Constant(self.namer(f"{self.root.name}_constant"), np.array(value, self.dtype))

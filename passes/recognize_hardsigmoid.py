@@ -17,8 +17,8 @@ class RecognizeHardSigmoid(Pass):
     """``max(0, min(1, alpha·x + beta))`` becomes ``HardSigmoid(alpha, beta)``.
 
     1. ``relu6(x + 3) / 6`` or ``· 1/6`` (PyTorch, Keras, Paddle).
-    2. ``clip(a·x + b, 0, 1)`` (Keras, TensorFlow); any scale and shift by single numbers before or after the clamp, such
-       that the result lies between 0 and 1.
+    2. ``clip(a·x + b, 0, 1)`` (Keras, TensorFlow); any scale and shift by single numbers before or after the clamp
+       that bring the result between 0 and 1.
     3. The clamp may be a Clip with its bounds in attributes or in inputs, Min and Max in either order and with either
        operand first, Relu and Min, or Clip after Relu.
 

@@ -55,9 +55,7 @@ def _attempt(node: ir.Node, opset: int) -> Iterator[Match | Refusal]:
                 yield from _products(gate, source, inside, limits.high, opset)
 
 
-def _products(
-    gate: ir.Tensor, source: ir.Tensor, inside: Sum, highest: float, opset: int
-) -> Iterator[Match | Refusal]:
+def _products(gate: ir.Tensor, source: ir.Tensor, inside: Sum, highest: float, opset: int) -> Iterator[Match | Refusal]:
     """The products of ``source`` and ``gate``, which runs from 0 to ``highest`` where ``inside`` runs from 0 to 1."""
     for root in downward(gate):
         outside = expand(root, stop={gate, source})
@@ -67,7 +65,9 @@ def _products(
         where = ir.producer(root).name  # type: ignore[union-attr]
         if not inside.equals({product(source): 1 / 6, ONE: 1 / 2}):
             slope, offset = inside.terms.get(product(source), 0.0), inside.terms.get(ONE, 0.0)
-            yield Refusal(where, f"a slope of {slope:.4g} and an offset of {offset:.4g} are not HardSwish's 1/6 and 1/2")
+            yield Refusal(
+                where, f"a slope of {slope:.4g} and an offset of {offset:.4g} are not HardSwish's 1/6 and 1/2"
+            )
         elif opset < _OPSET:
             yield Refusal(where, f"HardSwish needs opset {_OPSET}, the model has {opset}")
         else:

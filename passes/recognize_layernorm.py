@@ -65,20 +65,22 @@ def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Ref
         for mean in within:
             if not _made_by(mean, "ReduceMean"):
                 continue
-            source = ir.producer(mean).inputs[0]  # type: ignore[union-attr]
+            centre = ir.producer(mean)
+            assert centre is not None
+            source = centre.inputs[0]
             spread = expand(squares, stop={source, mean})
             if not spread.equals({product((source, 2)): 1.0, product(source, mean): -2.0, product((mean, 2)): 1.0}):
                 continue
-            nodes = {node, average, ir.producer(mean)} | shifted.nodes | spread.nodes
-            axes = _last_axes(average, source), _last_axes(ir.producer(mean), source)
+            nodes = {node, average, centre} | shifted.nodes | spread.nodes
+            axes = _last_axes(average, source)
             if opset < _OPSET:
                 yield Refusal(node.name, f"LayerNormalization needs opset {_OPSET}, the model has {opset}")
-            elif isinstance(axes[0], str):
-                yield Refusal(node.name, axes[0])
-            elif axes[0] != axes[1] or epsilon < 0:
+            elif isinstance(axes, str):
+                yield Refusal(node.name, axes)
+            elif axes != _last_axes(centre, source) or epsilon < 0:
                 yield Refusal(node.name, "mean and variance are taken over different axes, or epsilon is negative")
             else:
-                place = _Place(source, mean, deviation, power, axes[0], epsilon, namer)
+                place = _Place(source, mean, deviation, power, axes, epsilon, namer)
                 yield from _roots(node, place, nodes)
             return
 
@@ -161,8 +163,8 @@ def _normalized_shape(tensors: list[ir.Tensor], place: _Place) -> tuple[int, ...
     if len(shapes) != 1:
         return None
     (only,) = shapes
-    fits = known is None or all(not isinstance(size, int) or size == own for size, own in zip(known[-place.axes :], only))
-    return only if fits else None
+    sizes = only if known is None else known[-place.axes :]
+    return only if all(not isinstance(size, int) or size == own for size, own in zip(sizes, only)) else None
 
 
 def _filled(monomial: frozenset, factor: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
