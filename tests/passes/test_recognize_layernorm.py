@@ -40,7 +40,8 @@ ENDINGS = [
     "y = Mul(n, one)",
 ]
 TENSORFLOW = """m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) p = Mul(d, d) v = ReduceMean<axes = [-1]>(p)
-a = Add(v, eps) s = Sqrt(a) r = Reciprocal(s) k = Mul(r, G) xs = Mul(x, k) ms = Mul(m, k) t = Sub(B, ms) y = Add(xs, t)"""
+a = Add(v, eps) s = Sqrt(a) r = Reciprocal(s) k = Mul(r, G)
+xs = Mul(x, k) ms = Mul(m, k) t = Sub(B, ms) y = Add(xs, t)"""
 
 
 def layer_norm(body: str, opset: int = 17, shape: str = "N,3,6", **constants: np.ndarray):
