@@ -17,6 +17,9 @@ from qcompiler.passes._edit import constant, integers, operand
 
 SHAPE_TYPES = ("int64", "int32", "bool")
 
+_SIZED_BY_DATA = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "Scan", "SequenceAt"})
+"""Operators whose result may be empty for some data."""
+
 _LARGEST = 64
 """Elements above which a tensor is no shape."""
 
@@ -53,6 +56,7 @@ class ShapeValues:
             if count > 1
         }
         self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
+        self._sized_by_data = any(node.domain or node.op in _SIZED_BY_DATA for _, node in ir.all_nodes(graph))
         self._values: dict[ir.Tensor, np.ndarray] = {}
         types = ir.all_tensors(bare)
         for name, tensor in ir.all_tensors(graph).items():
@@ -89,9 +93,9 @@ class ShapeValues:
         return self._values.get(tensor)
 
     def may_be_zero(self, size: int | Size | None) -> bool:
-        """Whether a dimension may be empty, as those that depend on data can; the model's own inputs never are."""
+        """Whether a dimension may be empty. The model's own inputs never are, nor what only their sizes decide."""
         if isinstance(size, Size):
-            return size.name not in self._declared
+            return self._sized_by_data and size.name not in self._declared
         return not size
 
     def bytes_of(self, tensor: ir.Tensor) -> int | None:

@@ -1,0 +1,82 @@
+"""Folds batch normalization into the operator before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.passes._edit import constant
+from qcompiler.passes._linear import LINEAR, Refusal, WeightEditor, fold_chain, output_channels, weight
+from qcompiler.passes._shape_values import ShapeValues
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Folds a BatchNormalization that infers, at every depth, into the weight and bias of
+
+    1. a Conv before it, grouped, depthwise, with or without a bias;
+    2. a ConvTranspose, grouped too;
+    3. a Gemm, its weight transposed or not, whatever its alpha and beta;
+    4. a MatMul by a constant with a result of rank 2; an Add of the new bias takes the normalization's place.
+
+    Refused, and left as it is: one that trains; parameters that are computed; nothing of the above before it; a
+    result of that operator which somebody else reads or which is returned; weights that would overflow their type.
+    """
+
+    name: ClassVar[str] = "fold-batchnorm"
+    semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        shapes, editor = ShapeValues(graph), WeightEditor(graph)
+        returned = ir.output_tensors(graph)
+        rewrites = 0
+        refused: list[Diagnostic] = []
+        for inner in list(ir.all_graphs(graph)):
+            for node in list(inner.nodes):
+                if node.op != "BatchNormalization" or node.domain:
+                    continue
+                try:
+                    _fold(node, inner, graph.opset, returned, shapes, editor)
+                    rewrites += 1
+                except Refusal as refusal:
+                    refused.append(Diagnostic(node.name, str(refusal), "refused"))
+        return PassResult(rewrites, tuple(refused))
+
+
+def _fold(
+    node: ir.Node, inner: ir.Graph, opset: int, returned: set[ir.Tensor], shapes: ShapeValues, editor: WeightEditor
+) -> None:
+    extra = [tensor for tensor in node.outputs[1:] if tensor.name]
+    # Before opset 14 more than one output is what training mode is asked for with.
+    if node.attrs.get("training_mode", 0) or (extra and opset < 14):
+        raise Refusal("it trains")
+    if node.attrs.get("spatial", 1) == 0:
+        raise Refusal("it normalizes each position by itself")
+    parameters = [constant(tensor) for tensor in node.inputs[1:5]]
+    if any(values is None for values in parameters):
+        raise Refusal("its parameters are not constant")
+    source = node.inputs[0]
+    before = ir.producer(source)
+    if before is None or before.domain or before.op not in LINEAR:
+        raise Refusal(f"it follows {before.op if before else 'an input'}, not one of {', '.join(LINEAR)}")
+    values = weight(before)
+    if values is None:
+        raise Refusal(f"the weight of '{before.name}' is not constant")
+    if len(source.outputs) > 1:
+        raise Refusal(f"'{source.name}' has other readers")
+    if source in returned:
+        raise Refusal(f"'{source.name}' is an output")
+    if not any(other is before for other in inner.nodes):
+        raise Refusal(f"'{before.name}' is outside of this body")
+    gamma, beta, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
+    if before.op == "MatMul" and len(shapes.dims(source) or []) != 2:
+        # The channels of a normalization are on axis 1, those of a MatMul on the last.
+        raise Refusal(f"the channels of '{before.name}' may not be on axis 1")
+    if gamma.size != output_channels(before, values):
+        raise Refusal(f"it has {gamma.size} channels, '{before.name}' has {output_channels(before, values)}")
+    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    fold_chain(editor, inner, before, [node], scale, beta - mean * scale)
