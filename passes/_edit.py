@@ -61,11 +61,11 @@ def rank(tensor: ir.Tensor) -> int | None:
     return None if tensor.shape is None else len(tensor.shape)
 
 
-def bypass(node: ir.Node, source: ir.Tensor, inner: ir.Graph, graph: ir.Graph) -> bool:
-    """Makes every reader of the node's first output read ``source``; names of outputs stay. False, nothing changed, if
+def bypass(node: ir.Node, source: ir.Tensor, inner: ir.Graph, graph: ir.Graph, output: int = 0) -> bool:
+    """Makes every reader of one output of the node read ``source``; names of outputs stay. False, nothing changed, if
     a graph would then return what it does not compute itself, or one tensor twice.
     """
-    result = node.outputs[0]
+    result = node.outputs[output]
     if any(tensor is result for tensor in inner.outputs):
         made = ir.producer(source)
         if made is None or not any(other is made for other in inner.nodes):
