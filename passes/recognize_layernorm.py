@@ -59,7 +59,7 @@ def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Ref
         within = list(upward(squares))
         if average.op == "Cast" or any(_made_by(t, "Cast") for t in within):
             # A Cast changes the precision of a part; the node computes the whole in one.
-            if average.op == "Cast" or any(_made_by(t, "Sub") for t in within):
+            if any(_made_by(t, "ReduceMean" if average.op == "Cast" else "Sub") for t in within):
                 yield Refusal(node.name, "a Cast to another type stands inside what looks like a layer normalization")
             return
         for mean in within:

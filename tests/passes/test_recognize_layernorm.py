@@ -157,6 +157,10 @@ def test_refuses_a_cast_inside() -> None:
     assert reasons(body) == ["a Cast to another type stands inside what looks like a layer normalization"]
 
 
+def test_the_root_of_a_cast_number_is_nothing_of_the_kind() -> None:
+    assert reasons("i = Cast<to = 7>(x) c = Cast<to = 1>(i) s = Sqrt(c) y = Div(x, s)") == []
+
+
 def test_refuses_float64() -> None:
     constants = {name: value.astype(np.float64) for name, value in NUMBERS.items()}
     before = program(f"(double[2,6] x) => (double[2,6] y) {{ {FORM} {ENDINGS[0]} }}", constants)
