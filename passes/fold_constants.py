@@ -56,6 +56,7 @@ class FoldConstants(Pass):
                 break
             rewrites += changed
         if rewrites:
+            _make_range_operands_scalar(graph)
             ir.remove_dead(graph)
         alive = [node for _, node in ir.all_nodes(graph)]
         notes = [Diagnostic(node.name, refused[node], "refused") for node in alive if node in refused]
@@ -164,7 +165,8 @@ def _run(graph: ir.Graph, batch: list[ir.Node]) -> dict[ir.Tensor, np.ndarray] |
             results = runtime.run(session, {}, [tensor.name for tensor in read])
     except (ModelError, VerificationError):
         return None
-    return {t: value for t, value in zip(read, map(np.asarray, results)) if value.dtype.char in _TYPES}
+    arrays = {t: np.asarray(value) for t, value in zip(read, results) if not isinstance(value, list)}  # no sequences
+    return {t: value for t, value in arrays.items() if value.dtype.char in _TYPES}
 
 
 def _become(tensor: ir.Tensor, value: np.ndarray) -> None:
@@ -237,12 +239,24 @@ def _fixed_shape(node: ir.Node, values: ShapeValues) -> list[int] | None:
     return shape
 
 
+def _make_range_operands_scalar(graph: ir.Graph) -> None:
+    """ONNX Runtime takes arrays of one element as Range's operands when they are computed, but not when constant."""
+    namer: ir.Namer | None = None
+    for _, node in ir.all_nodes(graph):
+        for index, tensor in enumerate(node.inputs):
+            value = constant(tensor) if node.op == "Range" and not node.domain else None
+            if value is not None and value.ndim and value.size == 1:
+                namer = namer or ir.Namer(graph)
+                node.inputs[index] = ir.Constant(namer(f"{tensor.name}_scalar"), value.reshape(()))
+
+
 def _inline_constant_ifs(graph: ir.Graph) -> int:
     """Case 4."""
     inlined = 0
     for inner in list(ir.all_graphs(graph)):
         for node in list(inner.nodes):
-            condition = constant(node.inputs[0]) if node.op == "If" and not node.domain else None
+            # One inside a branch that was not taken has let go of its inputs.
+            condition = constant(node.inputs[0]) if node.op == "If" and not node.domain and node.inputs else None
             if condition is not None and condition.size == 1:
                 _inline(node, bool(condition.reshape(-1)[0]), inner, graph)
                 inlined += 1

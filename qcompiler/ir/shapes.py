@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx.checker
 from onnx import helper, shape_inference
 
 from qcompiler.errors import ModelError
@@ -13,25 +14,14 @@ _LARGEST_SHAPE_OPERAND = 4096
 
 
 def infer_shapes(graph: Graph, *, strict: bool = False) -> None:
-    """Fills in ``dtype`` and ``shape`` of the graph's variables at every depth, in place, where they can be known.
+    """Fills in ``dtype`` and ``shape`` of the graph's variables at every depth, in place, where they can be known;
+    of sequences and optionals ``type_proto``.
 
-    Weights above a few thousand elements are stood in for by inputs of their type: they decide no shape. What ONNX
-    cannot infer stays as it was; with ``strict`` a contradiction raises ModelError.
+    What ONNX cannot infer stays as it was; with ``strict`` a contradiction raises ModelError.
     """
-    skeleton = clone(graph)
-    stand_ins: dict[str, Variable] = {}
-    for inner in all_graphs(skeleton):
-        for node in inner.nodes:
-            for index, tensor in enumerate(node.inputs):
-                if isinstance(tensor, Constant) and tensor.values.size > _LARGEST_SHAPE_OPERAND:
-                    stand_in = stand_ins.setdefault(
-                        tensor.name, Variable(tensor.name, dtype=tensor.values.dtype, shape=list(tensor.values.shape))
-                    )
-                    node.inputs[index] = stand_in
-    skeleton.inputs = [*skeleton.inputs, *stand_ins.values()]
     try:
-        inferred = shape_inference.infer_shapes(to_proto(skeleton), strict_mode=strict, data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError) as error:
+        inferred = shape_inference.infer_shapes(to_proto(skeleton(graph)), strict_mode=strict, data_prop=True)
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         if strict:
             raise ModelError("shapes contradict each other", where=graph.name, why=str(error)) from None
         return
@@ -40,8 +30,29 @@ def infer_shapes(graph: Graph, *, strict: bool = False) -> None:
     for inner in all_graphs(graph):
         for tensor in [*inner.outputs, *(t for node in inner.nodes for t in node.outputs)]:
             found = known.get(tensor.name)
-            if isinstance(tensor, Variable) and found is not None and found.WhichOneof("value") == "tensor_type":
+            kind = found.WhichOneof("value") if found is not None else None
+            if not isinstance(tensor, Variable) or found is None or kind is None:
+                continue
+            if kind == "tensor_type":
                 _apply(tensor, found.tensor_type)
+            elif tensor.dtype is None and tensor.type_proto is None:
+                tensor.type_proto = found
+
+
+def skeleton(graph: Graph) -> Graph:
+    """A copy in which inputs of their type stand in for the large weights: enough for every question but values."""
+    copy = clone(graph)
+    stand_ins: dict[str, Variable] = {}
+    for inner in all_graphs(copy):
+        for node in inner.nodes:
+            for index, tensor in enumerate(node.inputs):
+                if isinstance(tensor, Constant) and tensor.values.size > _LARGEST_SHAPE_OPERAND:
+                    stand_in = stand_ins.setdefault(
+                        tensor.name, Variable(tensor.name, dtype=tensor.values.dtype, shape=list(tensor.values.shape))
+                    )
+                    node.inputs[index] = stand_in
+    copy.inputs = [*copy.inputs, *stand_ins.values()]
+    return copy
 
 
 def _collect(proto: onnx.GraphProto, known: dict[str, onnx.TypeProto]) -> None:

@@ -280,3 +280,38 @@ def test_a_sequence_is_left_alone() -> None:
     )
     after = folded(graph)
     assert_same(graph, after)
+
+
+def test_a_constant_if_within_the_branch_that_is_not_taken() -> None:
+    text = """(float[2] x) => (float[2] y) {
+        t = Constant<value = bool {1}>()  n = Not(t)
+        y = If(n) <
+            then_branch = a () => (float[2] p) { p = If(t) <
+                then_branch = aa () => (float[2] q) { q = Exp(x) }, else_branch = ab () => (float[2] r) { r = Abs(x) }> },
+            else_branch = b () => (float[2] s) { s = Neg(x) }>
+    }"""
+    before = program(text)
+    after = folded(before)
+    assert ops(after) == ["Neg"]
+    assert_same(before, after)
+
+
+def test_operands_of_range_become_scalars() -> None:
+    """ONNX Runtime refuses a constant of shape [1] there, though it takes a computed one."""
+    before = program(
+        "(int64 start) => (int64[N] y) { limit = Add(one, two)  y = Range(start, limit, step) }",
+        {"one": np.array([1]), "two": np.array([2]), "step": np.array(1)},
+    )
+    after = folded(before)
+    assert ops(after) == ["Range"] and after.nodes[0].inputs[1].values.shape == ()
+    assert_same(before, after)
+
+
+def test_an_empty_sequence_is_no_empty_array() -> None:
+    before = program(
+        "(float[2] x) => (float[2] y) { s = SequenceEmpty()  t = SequenceInsert(s, x)  y = SequenceAt(t, i) }",
+        {"i": np.array(0)},
+    )
+    after = folded(before)
+    assert ops(after) == ["SequenceEmpty", "SequenceInsert", "SequenceAt"]
+    assert_same(before, after)
