@@ -33,11 +33,11 @@ class Lower(Pass):
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None:
-            raise PassError("needs a plan", where="pass lower")
+            raise PassError("needs a plan", where=graph.name)
         grouped = ctx.plan.tensors()
         dynamic = {site.node for site, quant in ctx.plan.sites.items() if quant.origin == "dynamic"}
         if grouped and graph.opset < OLDEST_OPSET:
-            raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where="pass lower")
+            raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
         ctx.plan.check(graph)
         writer = _Writer(graph)
         for name, sites in grouped.items():
@@ -47,7 +47,7 @@ class Lower(Pass):
                     by_quant.setdefault(quant, []).append(site)
             for quant, uses in by_quant.items():
                 if quant.scale is None or quant.zero_point is None:
-                    raise PassError("has no scale yet", where=f"pass lower: tensor '{name}'", fix="run solve before lower")
+                    raise PassError("has no scale yet", where=f"tensor '{name}'", fix="run solve before lower")
                 writer.write(name, quant, uses)
         return PassResult(writer.written)
 
@@ -78,7 +78,7 @@ class _Writer:
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
         assert quant.scale is not None and quant.zero_point is not None
-        codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
+        codes = np.asarray(numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme))
         codes.flags.writeable = False
         return ir.Constant(self.namer(f"{tensor.name}_quantized"), codes)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.errors import PassError
+from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.saturation import clip_bounds
@@ -28,7 +29,8 @@ class Place(Pass):
     3. A result that may stay float is quantized only where everything that reads it, through operators that merely
        move values, wants 8 bits.
     4. Other operators are quantized where all their inputs already are, and something behind them gains from it.
-    5. Operators that move values tie their inputs and outputs to the same parameters.
+    5. A product with a positive scalar constant is read as its factor in 8 bits, with another step.
+    6. Operators that move values tie their inputs and outputs to the same parameters.
     """
 
     name: ClassVar[str] = "place"
@@ -37,12 +39,17 @@ class Place(Pass):
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.target is None:
-            raise PassError("needs a target", where="pass place")
+            raise PassError("needs a target", where=graph.name)
         old = ctx.plan or Plan()
         found = _Placement(graph, ctx.target, old.kept)
         found.choose()
         plan = replace(
-            old, target=ctx.target.name, precision=self.precision, sites=dict(found.sites()), ties=found.ties()
+            old,
+            target=ctx.target.name,
+            precision=self.precision,
+            sites=dict(found.sites()),
+            intended=frozenset(node.name for node in found.chosen),
+            ties=found.ties(),
         )
         return PassResult(len(found.chosen), tuple(found.diagnostics), plan)
 
@@ -77,7 +84,7 @@ class _Placement:
                 self.in_codes.add(self.result(node))
         for node, entry in candidates.items():  # in order of computation: 8 bits spread forward
             values = [t for t in self.activations(node, entry) if not ir.is_constant(t)]
-            if not entry.heavy and values and all(t in self.in_codes for t in values):
+            if not entry.heavy and values and all(self.readable(t) for t in values) and not self.is_factor(node):
                 self.chosen[node] = entry
                 self.in_codes.update(self.results(node, entry))
         self.drop_dead_ends()
@@ -102,6 +109,18 @@ class _Placement:
     def activations(self, node: ir.Node, entry: Operator) -> list[ir.Tensor]:
         indices = range(len(node.inputs)) if entry.variadic else entry.activations
         return [node.inputs[i] for i in indices if i < len(node.inputs)]
+
+    def is_factor(self, node: ir.Node) -> bool:
+        """Whether the node only scales a tensor: it vanishes in the DQ before it (case 5)."""
+        return scaled(node) is not None and node.outputs[0] not in self.outputs
+
+    def readable(self, tensor: ir.Tensor) -> bool:
+        """Whether the tensor is there in codes, as it is or as the factor of a scaled product."""
+        node = ir.producer(tensor)
+        if tensor in self.in_codes or node is None or not self.is_factor(node):
+            return tensor in self.in_codes
+        found = scaled(node)
+        return found is not None and found[0] in self.in_codes
 
     def result(self, node: ir.Node) -> ir.Tensor:
         """What comes out of the node once the Relu or Clip behind it is absorbed."""
@@ -149,16 +168,20 @@ class _Placement:
                 self.in_codes.difference_update(results)
 
     def wanted(self, tensor: ir.Tensor) -> bool:
-        return any(
-            node in self.chosen and any(t is tensor for t in self.activations(node, self.chosen[node]))
-            for node in tensor.outputs
-        )
+        for node in tensor.outputs:
+            if node in self.chosen and any(t is tensor for t in self.activations(node, self.chosen[node])):
+                return True
+            if self.is_factor(node) and self.wanted(node.outputs[0]):
+                return True
+        return False
 
     def sites(self) -> Iterator[tuple[Site, TensorQuant]]:
         activation = TensorQuant(self.target.activation)
         for node, entry in self.chosen.items():
             for index, tensor in enumerate(node.inputs):
-                if entry.variadic or index in entry.activations:
+                if (entry.variadic or index in entry.activations) and (
+                    tensor in self.in_codes or not self.readable(tensor)
+                ):
                     yield Site(tensor.name, node.name, index), activation
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]

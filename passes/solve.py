@@ -34,10 +34,10 @@ class Solve(Pass):
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None or not isinstance(ctx.statistics, Statistics):
-            raise PassError("needs a plan and statistics", where="pass solve")
+            raise PassError("needs a plan and statistics", where=graph.name)
         if self.observer not in OBSERVERS:
             raise PassError(
-                f"there is no observer '{self.observer}'", where="pass solve", fix=f"use {', '.join(OBSERVERS)}"
+                f"there is no observer '{self.observer}'", where=graph.name, fix=f"use {', '.join(OBSERVERS)}"
             )
         plan, tensors = ctx.plan, ir.all_tensors(graph)
         sites = dict(plan.sites)
@@ -70,7 +70,7 @@ class Solve(Pass):
                 seen = found if seen is None else seen.merge(found)
         if seen is None:
             raise PassError(
-                f"the statistics do not cover '{members[0].name}'", where="pass solve", fix="calibrate this model again"
+                f"the statistics do not cover '{members[0].name}'", where=graph.name, fix="calibrate this model again"
             )
         low, high = OBSERVERS[self.observer](seen, scheme)
         first, last = math.inf, -math.inf

@@ -74,12 +74,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """``sites``: what is quantized; ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes
-    that could have been quantized and stay in float, with the reason; ``decisions``: what asking the target led to."""
+    """``sites``: what is quantized; ``intended``: the nodes meant to work on codes (others may read a quantized tensor
+    too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
+    been quantized and stay in float, with the reason; ``decisions``: what asking the target led to."""
 
     target: str = ""
     precision: str = ""
     sites: Mapping[Site, TensorQuant] = field(default_factory=dict)
+    intended: frozenset[str] = frozenset()
     ties: tuple[frozenset[str], ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
@@ -90,10 +92,6 @@ class Plan:
         for site in sorted(self.sites):
             grouped.setdefault(site.tensor, {})[site] = self.sites[site]
         return grouped
-
-    def nodes(self) -> set[str]:
-        """Nodes with at least one quantized input."""
-        return {site.node for site in self.sites if site.node}
 
     def group(self, tensor: str) -> frozenset[str]:
         """The tensors that share ``tensor``'s parameters, itself included."""
@@ -109,6 +107,9 @@ class Plan:
     def check(self, graph: ir.Graph) -> None:
         """Raises PlanError when a site or a kept node does not exist in the graph."""
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
+        for name in sorted(self.intended):
+            if name not in nodes:
+                raise PlanError(f"the model has no node '{name}'", where="intended", fix=_REPLAN)
         for site in self.sites:
             if not site.node:
                 if not any(t.name == site.tensor for inner in ir.all_graphs(graph) for t in inner.outputs):
@@ -156,8 +157,9 @@ class Plan:
             f"    {json.dumps({'where': list(d.where), 'action': d.action, 'reason': d.reason})}" for d in self.decisions
         )
         tensors = ",\n".join(lines)
+        intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
         return (
-            f"{{\n{body}"
+            f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
             f'  "kept": {{\n{kept}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
         )
@@ -170,7 +172,7 @@ class Plan:
             raise PlanError("not JSON", why=str(error)) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise PlanError(f"not a plan of format {FORMAT}", fix=_REPLAN)
-        unknown = set(data) - {"format", "target", "precision", "tensors", "ties", "kept", "decisions"}
+        unknown = set(data) - {"format", "target", "precision", "intended", "tensors", "ties", "kept", "decisions"}
         if unknown:
             raise PlanError(f"unknown field '{min(unknown)}'", fix="remove it")
         try:
@@ -181,7 +183,13 @@ class Plan:
             decisions = tuple(Decision(tuple(d["where"]), d["action"], d["reason"]) for d in data.get("decisions", []))
             ties = tuple(frozenset(tie) for tie in data.get("ties", []))
             return Plan(
-                data.get("target", ""), data.get("precision", ""), sites, ties, dict(data.get("kept", {})), decisions
+                data.get("target", ""),
+                data.get("precision", ""),
+                sites,
+                frozenset(data.get("intended", ())),
+                ties,
+                dict(data.get("kept", {})),
+                decisions,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError("is damaged", why=f"{type(error).__name__}: {error}", fix=_REPLAN) from None

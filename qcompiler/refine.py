@@ -36,7 +36,7 @@ class Candidate:
 
     def fates(self, graph: ir.Graph) -> Iterator[tuple[str, str, str, str, str]]:
         """(name, operator, precision, form that runs, reason) of each node of the cleaned graph."""
-        quantized = self.plan.nodes() if self.plan else set()
+        quantized = self.plan.intended if self.plan else frozenset()
         kept = self.plan.kept if self.plan else {}
         for _, node in ir.all_nodes(graph):
             fate = self.forms.get(node.name)
@@ -70,7 +70,7 @@ class Refiner:
     def built(self, plan: Plan) -> Candidate:
         graph = self.compilation.lowered(plan)
         optimized = fused.optimize(graph)
-        forms = fused.fates(plan.nodes(), optimized)
+        forms = fused.fates(plan.intended, optimized)
         return Candidate(graph, plan, forms, optimized.histogram())
 
     def without(self, candidate: Candidate, nodes: dict[str, str], action: str, reason: str) -> Candidate:
@@ -116,8 +116,7 @@ class Refiner:
 def regions_of(plan: Plan) -> list[set[str]]:
     """Groups of nodes that hand codes to one another: each can be given back to float on its own."""
     links: nx.Graph = nx.Graph()
-    links.add_nodes_from(plan.nodes())
+    links.add_nodes_from(plan.intended)
     for sites in plan.tensors().values():
-        readers = [site.node for site in sites if site.node]
-        nx.add_path(links, readers)
+        nx.add_path(links, [site.node for site in sites if site.node in plan.intended])
     return [set(group) for group in nx.connected_components(links)]

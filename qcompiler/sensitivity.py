@@ -1,0 +1,114 @@
+"""How much each quantized part of a model disturbs its outputs, measured without building a model for each.
+
+One float graph holds every quantized tensor twice, plain and rounded, and a switch for each group of them. With one
+switch on, the error at the outputs is that group's own; to first order errors of different groups add up in power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qcompiler import ir, numerics
+from qcompiler.plan import Plan
+from qcompiler.runtime import Feed, run, session
+
+SWITCH = "qcompiler_switch"
+
+
+def contributions(
+    graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]], feeds: Sequence[Feed]
+) -> list[dict[str, float]]:
+    """For each group of tensors, the noise-to-signal power ratio that rounding it alone causes at each float output.
+
+    ``graph`` is the cleaned float graph of the solved ``plan``; tensors outside all groups stay plain.
+    """
+    switchable = _switched(graph, plan, groups)
+    names = [t.name for t in graph.outputs if getattr(t, "dtype", None) is None or np.dtype(t.dtype).kind == "f"]
+    off = np.zeros(len(groups), bool)
+    with session(switchable, optimize="basic") as model:
+        noise = [dict.fromkeys(names, 0.0) for _ in groups]
+        signal = dict.fromkeys(names, 0.0)
+        for feed in feeds:
+            plain = run(model, {**feed, SWITCH: off}, names)
+            for name, value in zip(names, plain):
+                signal[name] += _power(value)
+            for index in range(len(groups)):
+                on = off.copy()
+                on[index] = True
+                for name, value, reference in zip(names, run(model, {**feed, SWITCH: on}, names), plain):
+                    noise[index][name] += _power(value.astype(np.float64) - reference)
+    return [{name: part[name] / signal[name] if signal[name] else 0.0 for name in names} for part in noise]
+
+
+def _power(values: np.ndarray) -> float:
+    finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
+    return float(np.sum(finite * finite))
+
+
+def _switched(graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]]) -> ir.Graph:
+    graph = ir.clone(graph)
+    namer = ir.Namer(graph)
+    home = {node: inner for inner, node in ir.all_nodes(graph)}
+    nodes = {node.name: node for node in home}
+    tensors = ir.all_tensors(graph)
+    group_of = {name: index for index, names in enumerate(groups) for name in names}
+    switches = ir.Variable(SWITCH, np.dtype(bool), [len(groups)])
+    graph.inputs.append(switches)
+    flags: dict[int, ir.Variable] = {}
+    for name, sites in plan.tensors().items():
+        index = group_of.get(name)
+        if index is None:
+            continue
+        if index not in flags:
+            flags[index] = ir.Variable(namer(f"{SWITCH}_{index}"), np.dtype(bool), [])
+            position = ir.Constant(namer(f"{SWITCH}_{index}_position"), np.array(index, np.int64))
+            graph.nodes.append(
+                ir.Node("Gather", namer("switch"), {"axis": 0}, inputs=[switches, position], outputs=[flags[index]])
+            )
+        tensor = tensors[name]
+        quant = next(iter(sites.values()))
+        if quant.scale is None or quant.zero_point is None or quant.scheme.dtype == "int32":
+            continue
+        where = graph if ir.is_constant(tensor) else _graph_of(tensor, graph, home)
+        chosen = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
+        rounded = _rounded(tensor, quant, where, namer)
+        where.nodes.append(ir.Node("Where", namer("choose"), inputs=[flags[index], rounded, tensor], outputs=[chosen]))
+        for site in sites:
+            if site.node:
+                nodes[site.node].inputs[site.index] = chosen
+            else:
+                for inner in ir.all_graphs(graph):
+                    for position_, output in enumerate(inner.outputs):
+                        if output is tensor:
+                            tensor.name, chosen.name = namer(f"{name}_plain"), name
+                            inner.outputs[position_] = chosen
+    ir.sort(graph)
+    return graph
+
+
+def _graph_of(tensor: ir.Variable, graph: ir.Graph, home: Mapping[ir.Node, ir.Graph]) -> ir.Graph:
+    node = ir.producer(tensor)
+    if node is not None:
+        return home[node]
+    return next(inner for inner in ir.all_graphs(graph) if any(t is tensor for t in inner.inputs))
+
+
+def _rounded(tensor: ir.Tensor, quant, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:
+    if ir.is_constant(tensor):
+        codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
+        return ir.Constant(
+            namer(f"{tensor.name}_rounded"), numerics.dequantize(codes, quant.scale, quant.zero_point, quant.scheme)
+        )
+    scale = ir.Constant(namer(f"{tensor.name}_scale"), quant.scale)
+    zero_point = ir.Constant(namer(f"{tensor.name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype))
+    codes = ir.Variable(namer(f"{tensor.name}_codes"), np.dtype(quant.scheme.dtype), tensor.shape)
+    value = ir.Variable(namer(f"{tensor.name}_rounded"), np.dtype(np.float32), tensor.shape)
+    where.nodes.append(
+        ir.Node("QuantizeLinear", namer("round"), inputs=[tensor, scale, zero_point], outputs=[codes])
+    )
+    where.nodes.append(
+        ir.Node("DequantizeLinear", namer("unround"), inputs=[codes, scale, zero_point], outputs=[value])
+    )
+    return value
