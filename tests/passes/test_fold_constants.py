@@ -287,7 +287,8 @@ def test_a_constant_if_within_the_branch_that_is_not_taken() -> None:
         t = Constant<value = bool {1}>()  n = Not(t)
         y = If(n) <
             then_branch = a () => (float[2] p) { p = If(t) <
-                then_branch = aa () => (float[2] q) { q = Exp(x) }, else_branch = ab () => (float[2] r) { r = Abs(x) }> },
+                then_branch = aa () => (float[2] q) { q = Exp(x) },
+                else_branch = ab () => (float[2] r) { r = Abs(x) }> },
             else_branch = b () => (float[2] s) { s = Neg(x) }>
     }"""
     before = program(text)
