@@ -78,7 +78,7 @@ class _Writer:
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
         assert quant.scale is not None and quant.zero_point is not None
-        codes = np.asarray(numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme))
+        codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
         codes.flags.writeable = False
         return ir.Constant(self.namer(f"{tensor.name}_quantized"), codes)
 

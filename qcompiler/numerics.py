@@ -37,14 +37,14 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sche
     with np.errstate(over="ignore"):
         steps = np.rint(values / step)
     codes = np.clip(steps.astype(np.float64) + offset, low, high)
-    return codes.astype(np.int32 if scheme.dtype in ("int4", "uint4") else scheme.dtype)
+    return np.asarray(codes, dtype=np.int32 if scheme.dtype in ("int4", "uint4") else scheme.dtype)
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Codes to float32."""
     step = spread(np.asarray(scale, dtype=np.float32), scheme, codes.shape)
     offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, codes.shape)
-    return ((codes.astype(np.int64) - offset).astype(np.float32) * step).astype(np.float32)
+    return np.asarray((codes.astype(np.int64) - offset).astype(np.float32) * step, dtype=np.float32)
 
 
 def scale_and_zero_point(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
