@@ -108,7 +108,7 @@ def minmax(stats: TensorStatistics, scheme: Scheme) -> tuple[float, float]:
 
 
 def percentile(stats: TensorStatistics, scheme: Scheme, share: float = 0.99999) -> tuple[float, float]:
-    """The range that leaves out ``(1 - share) / 2`` of the values at either end, linear within a bin.
+    """The range that leaves out ``(1 - share) / 2`` of the values at either end.
 
     The default leaves out one value in 100,000: outliers of a few pixels or tokens, and nothing of a small tensor.
     """
@@ -117,12 +117,18 @@ def percentile(stats: TensorStatistics, scheme: Scheme, share: float = 0.99999) 
     ends = np.cumsum(seen.counts)
     tail = (1.0 - share) / 2
 
-    def quantile(q: float) -> float:
-        rank = q * (ends[-1] - 1)  # numpy.quantile's definition: order statistics at whole ranks
-        index = min(int(np.searchsorted(ends - 1, rank)), ends.size - 1)
-        before = ends[index] - seen.counts[index]
-        within = np.clip((rank - before) / max(seen.counts[index] - 1, 1), 0, 1)
+    def ranked(rank: float) -> float:
+        """The value of that rank, from 0; the values of a bin are taken to be spread evenly, the extremes are exact."""
+        if rank <= 0 or rank >= ends[-1] - 1:
+            return values.smallest if rank <= 0 else values.largest
+        index = int(np.searchsorted(ends, rank, "right"))
+        within = (rank - (ends[index] - seen.counts[index]) + 0.5) / seen.counts[index]
         return float(seen.lower[index] + within * (seen.upper[index] - seen.lower[index]))
+
+    def quantile(share_below: float) -> float:
+        rank = share_below * (ends[-1] - 1)  # numpy.quantile's definition: linear between the two nearest ranks
+        before = float(np.floor(rank))
+        return ranked(before) + (rank - before) * (ranked(before + 1) - ranked(before))
 
     return _with_zero(quantile(tail), quantile(1 - tail))
 
@@ -208,7 +214,7 @@ def divergences(counts: np.ndarray, outside: float, sizes: np.ndarray, levels: i
     p_log_p = information[sizes] - _x_log_x(last) + _x_log_x(last + beyond)
     p_log_q = (inside * density).sum(axis=1) + beyond * density[:, -1]
     n, n_inside = total[-1] + outside, np.maximum(total[sizes], np.finfo(np.float64).tiny)
-    result = (p_log_p - p_log_q) / n - np.log(n / n_inside)
+    result = (p_log_p - p_log_q) / n - np.log(n) + np.log(n_inside)
     return np.where((last > 0) | (beyond == 0), result, np.inf)  # Q has nothing where P has the clipped values
 
 
@@ -248,7 +254,8 @@ class Cost:
 
     With step ``s``, a value beyond an end costs the square of its distance to it; one within ``s/2`` of zero becomes
     zero and costs its own square; every other one costs ``s^2 / 12``, the variance of rounding. Values count as the
-    center of their bin. Sums over prefixes of the histogram make one evaluation a few look-ups.
+    center of their bin, those of the outermost bins as the exact extremes: a mass just at the end, as probabilities
+    have it at 1, is not to be clipped for nothing. Sums over prefixes make an evaluation a few look-ups.
     """
 
     def __init__(self, seen: Histogram, scheme: Scheme) -> None:
@@ -256,6 +263,7 @@ class Cost:
         middle = 0 if first < 0 else (scheme.storage_range[0] + scheme.storage_range[1] + 1) // 2
         self.codes, self.codes_below, self.codes_above = last - first, middle - first, last - middle
         self.x = seen.center
+        self.x[0], self.x[-1] = seen.lower[0], seen.upper[-1]
         c = seen.counts
         self.sums = [np.concatenate([[0.0], np.cumsum(c * self.x**power)]) for power in range(3)]
 
