@@ -613,7 +613,7 @@ def _made_up_shapes(inputs: Sequence[ir.Variable]) -> list[tuple[int, ...]]:
     shapes = []
     for tensor in inputs:
         if tensor.shape is None or tensor.dtype is None or tensor.type_proto is not None:
-            unknown = "type" if tensor.dtype is None else "number of axes"
+            unknown = "element type" if tensor.dtype is None else "number of axes"
             raise DataError(
                 f"the model does not say which {unknown} input '{tensor.name}' has", fix="give samples with --data"
             )
