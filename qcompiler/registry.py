@@ -60,7 +60,8 @@ def load_file(path: str) -> list[str]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code may fail in any way
-        raise PassError("cannot be loaded", where=where, why=f"{type(error).__name__}: {error}", fix="repair it") from error
+        why = f"{type(error).__name__}: {error}"
+        raise PassError("cannot be loaded", where=where, why=why, fix="repair it") from error
     mine = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == name]
     if not mine:
         raise PassError("defines no pass", where=where, fix="subclass qcompiler.Pass in it")
@@ -69,12 +70,17 @@ def load_file(path: str) -> list[str]:
     return [one.name for one in mine]
 
 
-def make(name: str, options: dict[str, Any] | None = None) -> Pass:
-    """A pass by its name. Raises PassError when there is none, or when it has no such option."""
+def find(name: str) -> type[Pass]:
+    """The pass of that name. Raises PassError when there is none."""
     passes = available()
     if name not in passes:
         raise PassError(f"there is no pass '{name}'", fix=_suggest(name, passes, "see: qcompiler passes"))
-    one, given = passes[name], dict(options or {})
+    return passes[name]
+
+
+def make(name: str, options: dict[str, Any] | None = None) -> Pass:
+    """A pass by its name. Raises PassError when there is none, or when it has no such option."""
+    one, given = find(name), dict(options or {})
     known = {field.name: field for field in dataclasses.fields(one)}  # type: ignore[arg-type]
     for key in given:
         if key not in known:
@@ -162,7 +168,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     wanted = hint if isinstance(hint, type) else typing.get_origin(hint) or object
     if wanted is float and isinstance(parsed, int) and not isinstance(parsed, bool):
         return float(parsed)
-    if isinstance(wanted, type) and not isinstance(parsed, wanted) or (wanted is int and isinstance(parsed, bool)):
+    if (isinstance(wanted, type) and not isinstance(parsed, wanted)) or (wanted is int and isinstance(parsed, bool)):
         raise PassError(f"'{value}' is no {wanted.__name__}", where=where, fix="give a value of that type")
     return parsed
 

@@ -1,4 +1,4 @@
-"""What a compilation did, as plain data: rendered as text by ``text``, saved as JSON, read back by whoever gates on it."""
+"""What a compilation did, as plain data: rendered by ``text``, saved as JSON, read back by whoever gates on it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class SpeedRecord:
-    """Milliseconds of one run, medians of interleaved runs; ``speedup``: median of pairwise ratios and its quartiles."""
+    """Milliseconds of one run, medians of interleaved runs; ``speedup``: median of pairwise ratios, with quartiles."""
 
     source_ms: float
     compiled_ms: float

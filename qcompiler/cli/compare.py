@@ -1,0 +1,190 @@
+"""verify and bench: two models, or several, on the same samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qcompiler.cli import options as shared
+from qcompiler.errors import ModelError, VerificationError
+from qcompiler.progress import bar
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from qcompiler.data import Samples
+
+FEW = 16
+"""Samples that speed and memory are measured on; agreement is measured on all."""
+
+measuring_options = shared.together(
+    shared.data_options,
+    shared.threads_option,
+    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
+                 help="How long to measure speed."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option("--quiet", is_flag=True, help="Print errors only."),
+    shared.debug_option,
+)  # fmt: skip
+
+
+@click.command("verify")
+@click.argument("source")
+@click.argument("compiled")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Least SQNR of each output, in decibels.")
+@click.option("--min-cosine", type=float, metavar="C", help="Least cosine of each output.")
+@click.option("--min-top1", type=float, metavar="SHARE", help="Least top-1 agreement of outputs with scores, 0 … 1.")
+@click.option("--min-speedup", type=float, metavar="X", help="Least speed, as a multiple of the source's.")
+@measuring_options
+def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Hold COMPILED against SOURCE: its outputs, and its speed. Exits with 1 when a bound does not hold."""
+    from qcompiler.verify import numbers, timing
+
+    with opened((source, compiled), given, quiet) as (sessions, samples, progress):
+        before, after = sessions.values()
+        errors = numbers.compare(before, after, progress("verify", samples))
+        feeds = list(islice(samples, FEW))
+        speed = timing.interleaved(sessions, feeds, seconds=given["seconds"])[compiled]
+    if as_json:
+        outputs = [{**vars(error), "sqnr": _json_number(error.sqnr)} for error in errors]
+        found = {"source": source, "compiled": compiled, "samples": samples.count, "outputs": outputs}
+        click.echo(json.dumps({**found, "speed": vars(speed)}, indent=1))
+    elif not quiet:
+        from qcompiler.report import OutputRecord
+        from qcompiler.report.text import agreement
+
+        console = shared.console()
+        records = [OutputRecord(**vars(error)) for error in errors]
+        console.print(agreement(records, f"{samples.count} samples ({samples.where})"))
+        console.print(
+            f"speed: {speed.speedup:.2f}x the source's (quartiles {speed.speedup_low:.2f} … {speed.speedup_high:.2f}), "
+            f"{speed.median * 1e3:.3g} ms a run, {speed.rounds} rounds"
+        )
+    for error in errors:
+        where = f"{compiled}: output '{error.name}'"
+        if given["min_sqnr"] is not None and error.sqnr < given["min_sqnr"]:
+            raise short(where, f"has {error.sqnr:.2f} dB", f"{given['min_sqnr']:g} dB", "sqnr")
+        if given["min_cosine"] is not None and error.cosine < given["min_cosine"]:
+            raise short(where, f"has a cosine of {error.cosine:.6f}", f"{given['min_cosine']:g}", "cosine")
+        if given["min_top1"] is not None and error.top1 is not None and error.top1 < given["min_top1"]:
+            raise short(where, f"has a top-1 agreement of {error.top1:.4f}", f"{given['min_top1']:g}", "top1")
+    if given["min_speedup"] is not None and speed.speedup < given["min_speedup"]:
+        raise short(compiled, f"has {speed.speedup:.3f}x the source's speed", f"{given['min_speedup']:g}x", "speedup")
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@measuring_options
+def bench_command(models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any) -> None:
+    """Measure MODELs against one another: speed in interleaved runs, size on disk, memory in a process each."""
+    from qcompiler.verify import footprint, timing
+
+    models = tuple(dict.fromkeys(models))
+    with opened(models, given, quiet) as (sessions, samples, _):
+        feeds = list(islice(samples, FEW))
+        times = timing.interleaved(sessions, feeds, seconds=given["seconds"])
+    rows: list[dict[str, Any]] = [
+        {
+            "model": model,
+            "median_ms": times[model].median * 1e3,
+            "quartiles_ms": [times[model].low * 1e3, times[model].high * 1e3],
+            "speedup": times[model].speedup,
+            "bytes": stored_bytes(model),
+            "peak_bytes": footprint.measured(model, feeds, given["threads"]),
+        }
+        for model in models
+    ]
+    if as_json:
+        rounds = times[models[0]].rounds
+        click.echo(json.dumps({"threads": given["threads"], "rounds": rounds, "models": rows}, indent=1))
+    elif not quiet:
+        from rich.text import Text
+
+        from qcompiler.report.text import megabytes, table
+
+        numbers = ("median", "quartiles", "speed", "size", "peak memory")
+        made = table("model", *numbers, right=numbers, title=f"On {samples.where}, {times[models[0]].rounds} rounds")
+        for row in rows:
+            low, high = row["quartiles_ms"]
+            made.add_row(
+                Text(row["model"]), f"{row['median_ms']:.3g} ms", f"{low:.3g} … {high:.3g}", f"{row['speedup']:.2f}x",
+                megabytes(row["bytes"]), megabytes(row["peak_bytes"]) if row["peak_bytes"] else "?",
+            )  # fmt: skip
+        shared.console().print(made)
+
+
+COMMANDS = (verify_command, bench_command)
+
+
+@contextmanager
+def opened(
+    models: Sequence[str], given: dict[str, Any], quiet: bool
+) -> Iterator[tuple[dict[str, ort.InferenceSession], Samples, Any]]:
+    """A session of each model, checked to be of one kind, and samples for them; made-up ones where none are given."""
+    from qcompiler import ir
+    from qcompiler.data import open_samples, random_samples
+    from qcompiler.runtime import session
+
+    images = shared.image_options(given)
+    graph = ir.load(models[0])
+    for model in models[1:]:
+        if not Path(model).is_file():
+            raise ModelError("no such file", where=model, fix="check the path")
+    if given["data"]:
+        samples = open_samples(
+            given["data"], graph.inputs, batch_size=given["batch_size"], limit=given["limit"], image_options=images
+        )
+    else:
+        samples = random_samples(graph.inputs, given["limit"] or FEW)
+    with ExitStack() as stack:
+        sessions = {model: stack.enter_context(session(model, threads=given["threads"])) for model in models}
+        check_alike(sessions)
+        shown = stack.enter_context(bar(shared.console(error=True), quiet=quiet or bool(given.get("as_json"))))
+
+        def progress(stage: str, feeds: Samples) -> Iterator[Any]:
+            for index, feed in enumerate(feeds):
+                if shown is not None:
+                    shown(stage, index, feeds.count)
+                yield feed
+
+        yield sessions, samples, progress
+
+
+def check_alike(sessions: dict[str, ort.InferenceSession]) -> None:
+    """Raises ModelError unless all models have the first one's inputs and outputs."""
+    (first, base), *others = sessions.items()
+    for model, other in others:
+        for kind, a, b in (
+            ("input", base.get_inputs(), other.get_inputs()),
+            ("output", base.get_outputs(), other.get_outputs()),
+        ):
+            names, found = [t.name for t in a], [t.name for t in b]
+            for name in (*(n for n in names if n not in found), *(n for n in found if n not in names)):
+                holder = first if name in names else model
+                raise ModelError(
+                    f"is not the same model as {first}", where=model, why=f"only {holder} has {kind} '{name}'",
+                    fix="compare a model with what was compiled from it",
+                )  # fmt: skip
+
+
+def short(where: str, found: str, bound: str, option: str) -> VerificationError:
+    return VerificationError(f"{found}, less than the {bound} asked for with --min-{option}", where=where)
+
+
+def stored_bytes(model: str) -> int:
+    """The model's size on disk, external weights included."""
+    from qcompiler import ir
+
+    files = {path.resolve() for path in (Path(model), *ir.load(model).sources)}
+    return sum(path.stat().st_size for path in files)
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no infinity."""
+    return value if abs(value) != float("inf") else str(value)

@@ -1,0 +1,299 @@
+"""compile, plan and calibrate: the commands that go through the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qcompiler.cli import options as shared
+from qcompiler.errors import DataError, PlanError
+from qcompiler.progress import bar
+
+if TYPE_CHECKING:
+    from qcompiler import ir
+    from qcompiler.compiler import Compilation
+    from qcompiler.pipeline import Pass
+    from qcompiler.recipe import Recipe
+
+VERIFY = ("none", "end", "each", "numeric")
+
+pipeline_options = shared.together(
+    shared.load_option,
+    click.option(
+        "--passes", multiple=True, metavar="CHANGE",
+        help="-NAME leaves a pass out, +NAME@AFTER puts one in, NAME{OPTION=VALUE} sets options; show: print and stop.",
+    ),
+    click.option(
+        "--verify", type=click.Choice(VERIFY), default="end", show_default=True,
+        help="ONNX's rules at the end or after each pass; numeric: each pass's numbers too.",
+    ),
+    click.option("--print-after", multiple=True, metavar="NAME|all", help="Print the graph after a pass."),
+    click.option("--time-passes", is_flag=True, help="Say how long each pass took and how much it rewrote."),
+)  # fmt: skip
+
+decision_options = shared.together(
+    shared.data_options,
+    shared.target_options,
+    click.option("--precision", type=click.Choice(shared.PRECISIONS), help="[int8, or the plan's]"),
+    click.option("--observer", type=click.Choice(shared.OBSERVERS), default="mse", show_default=True,
+                 help="How ranges are taken from what was seen."),
+    click.option("--recipe", metavar="FILE.toml", help="Choices of your own: keep_float, observer, observers."),
+    click.option("--keep-float", multiple=True, metavar="NODE",
+                 help="Leave a node in float: its name, a pattern, or op:TYPE."),
+    click.option("--no-timing", is_flag=True, help="Decide nothing by measuring time."),
+    shared.threads_option,
+)  # fmt: skip
+
+reporting_options = shared.together(
+    click.option("--quiet", is_flag=True, help="Print errors only."),
+    shared.debug_option,
+)
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option("-o", "--output", metavar="FILE.onnx", help="Where the compiled model goes.")
+@decision_options
+@click.option("--plan", metavar="FILE.json", help="Apply this plan and decide nothing anew.")
+@click.option("--stats", metavar="FILE.npz", help="Take ranges from these statistics instead of samples.")
+@click.option("--external/--embed", default=None, help="Weights in a file beside the model, or in it [by size].")
+@pipeline_options
+@click.option("--bisect", is_flag=True, help="Find the first pass after which the outputs leave the source.")
+@click.option("--report", metavar="FILE.json", help="Write the whole report there.")
+@click.option("--verbose", is_flag=True, help="Report each node and pass.")
+@reporting_options
+def compile_command(model: str, output: str | None, **given: Any) -> None:
+    """Compile MODEL for a target."""
+    if "show" in given["passes"]:
+        return show_pipeline(given)
+    if given["bisect"]:
+        return bisect(model, given)
+    if output is None:
+        raise click.UsageError("say where the compiled model goes: -o FILE.onnx", click.get_current_context())
+    files = (model, given["data"], given["plan"], given["stats"], given["recipe"])
+    shared.check_outputs((output, given["report"]), files)
+
+    from qcompiler.calibrate import Statistics
+    from qcompiler.ir import written_beside
+    from qcompiler.plan import Plan
+    from qcompiler.report.text import passes, render
+
+    plan = None
+    if given["plan"]:
+        for name in ("stats", "recipe", "keep_float"):
+            if given[name]:
+                raise click.UsageError(
+                    f"--plan decides everything: --{name.replace('_', '-')} would change nothing",
+                    click.get_current_context(),
+                )
+        plan = Plan.load(given["plan"])
+        if given["precision"] not in (None, plan.precision):
+            raise PlanError(
+                f"is a plan for {plan.precision}, not {given['precision']}", where=given["plan"], fix="plan anew"
+            )
+        given["precision"] = plan.precision
+    statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    with compilation(model, given, needs_data=plan is None and statistics is None) as (job, checks):
+        shared.check_outputs((output, given["report"]), job.source.sources)
+        result = job.run(plan, statistics)
+        with job.stages("check"):
+            checks.end(result.graph)
+        with job.stages("save"):
+            result.save(output, external=given["external"])
+    if given["report"]:
+        with written_beside(given["report"]) as file:
+            file.write(result.report.to_json().encode())
+    if not given["quiet"]:
+        console = shared.console()
+        console.print(render(result.report, verbose=given["verbose"]))
+        if given["time_passes"] and not given["verbose"]:
+            console.print(passes(result.report.passes))
+        console.print(f"wrote {output}", markup=False)
+
+
+@click.command("plan")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL")
+@click.option("-o", "--output", metavar="FILE.json", help="Where the plan goes.")
+@click.option("--diff", is_flag=True, help="Compare two plan files instead: plan --diff OLD.json NEW.json")
+@decision_options
+@click.option("--stats", metavar="FILE.npz", help="Take ranges from these statistics instead of samples.")
+@pipeline_options
+@reporting_options
+def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **given: Any) -> None:
+    """Decide how MODEL would be quantized and write that down: to read, edit, compare and replay.
+
+    Without --no-timing what measures slower in 8 bits is already given back to float.
+    """
+    if diff:
+        return diff_plans(models)
+    if len(models) != 1:
+        raise click.UsageError("give one model", click.get_current_context())
+    if output is None:
+        raise click.UsageError("say where the plan goes: -o FILE.json", click.get_current_context())
+    if given["precision"] == "float":
+        raise click.UsageError("float needs no plan: nothing is quantized", click.get_current_context())
+    shared.check_outputs([output], (models[0], given["data"], given["stats"], given["recipe"]))
+
+    from qcompiler.calibrate import Statistics
+    from qcompiler.pipeline import PassContext
+    from qcompiler.refine import Refiner
+
+    statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    with compilation(models[0], given, needs_data=statistics is None) as (job, _):
+        shared.check_outputs([output], job.source.sources)
+        job.clean()
+        plan, statistics = job.decide(statistics)
+        with job.stages("verify"):
+            plan = Refiner(job, PassContext(job.target, plan, statistics)).refined().plan or plan
+        plan.save(output)
+    finish(job, given)
+    if not given["quiet"]:
+        shared.console().print(
+            f"wrote {output}: {len(plan.tensors())} tensors in 8 bits at {len(plan.sites)} places, "
+            f"{len(plan.kept)} nodes kept in float, {len(plan.decisions)} decisions", markup=False
+        )  # fmt: skip
+
+
+@click.command("calibrate")
+@click.argument("model")
+@click.option("-o", "--output", metavar="FILE.npz", required=True, help="Where the statistics go.")
+@shared.data_options
+@shared.target_options
+@pipeline_options
+@reporting_options
+def calibrate_command(model: str, output: str, **given: Any) -> None:
+    """Observe the values inside MODEL over samples, once for many compilations."""
+    if not given["data"]:
+        raise click.UsageError("needs --data: the samples to observe", click.get_current_context())
+    shared.check_outputs([output], (model, given["data"]))
+
+    from qcompiler.pipeline import PassContext
+    from qcompiler.plan import Plan
+
+    with compilation(model, given) as (job, _):
+        shared.check_outputs([output], job.source.sources)
+        job.clean()
+        plan = job.placed(PassContext(job.target, Plan())).plan or Plan()
+        with job.stages("calibrate"):
+            statistics = job.calibrated(job.observed(plan))
+        statistics.save(output)
+    finish(job, given)
+    if not given["quiet"]:
+        text = f"wrote {output}: {len(statistics.tensors)} tensors over {statistics.samples} samples"
+        shared.console().print(text, markup=False)
+
+
+COMMANDS = (compile_command, plan_command, calibrate_command)
+
+
+@contextmanager
+def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) -> Iterator[tuple[Compilation, Any]]:
+    """The compilation that the arguments describe, with progress shown and hooks in place, and its checks."""
+    precision = given.get("precision") or "int8"
+    if needs_data and precision == "int8" and not given["data"]:
+        raise DataError(
+            "int8 needs samples to take ranges from", where=model,
+            fix="give --data, or use --precision int8-dynamic, which needs none",
+        )  # fmt: skip
+    from qcompiler.compiler import Compilation, Options
+
+    with bar(shared.console(error=True), quiet=given.get("quiet", False)) as progress:
+        hooks: list[Callable[[Pass, ir.Graph], None]] = [printer(given["print_after"])] if given["print_after"] else []
+
+        def after(one: Pass, graph: ir.Graph) -> None:
+            for hook in hooks:
+                hook(one, graph)
+
+        chosen = Options(
+            cpu=given["cpu"],
+            observer=given.get("observer", "mse"),
+            batch_size=given["batch_size"],
+            limit=given["limit"],
+            images=shared.image_options(given),
+            timing=not given.get("no_timing", False),
+            passes=given["passes"],
+            threads=given.get("threads", 1),
+            after=after,
+            progress=progress,
+        )
+        job = Compilation(model, given["data"], given["target"], precision, recipe_of(given), chosen)
+
+        from qcompiler.verify.checks import Checks
+
+        checks = Checks(given["verify"], job.source, job.feeds()[:2] if given["verify"] == "numeric" else ())
+        hooks.append(checks)
+        yield job, checks
+
+
+def recipe_of(given: dict[str, Any]) -> Recipe:
+    """The recipe file with the command line's own choices added."""
+    from qcompiler.recipe import load_recipe
+
+    recipe = load_recipe(given.get("recipe"))
+    return replace(recipe, keep_float=(*recipe.keep_float, *given.get("keep_float", ())))
+
+
+def printer(names: tuple[str, ...]) -> Callable[[Pass, ir.Graph], None]:
+    from qcompiler import registry
+    from qcompiler.inspect import text
+
+    for name in names:
+        if name != "all":
+            registry.find(name)
+
+    def show(one: Pass, graph: ir.Graph) -> None:
+        if "all" in names or one.name in names:
+            click.echo(f"# after {one.name}\n{text(graph)}\n")
+
+    return show
+
+
+def finish(job: Compilation, given: dict[str, Any]) -> None:
+    if given["time_passes"] and not given["quiet"]:
+        from qcompiler.report import PassRecord
+        from qcompiler.report.text import passes
+
+        records = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in job.runs]
+        shared.console().print(passes(records))
+
+
+def show_pipeline(given: dict[str, Any]) -> None:
+    from qcompiler import registry
+    from qcompiler.target import load_target
+
+    changes = [change for change in given["passes"] if change != "show"]
+    for stage, names in registry.edited(load_target(given["target"], given["cpu"]).pipeline, changes).items():
+        click.echo(f"{stage}:")
+        for name in names:
+            click.echo(f"    {name}")
+
+
+def bisect(model: str, given: dict[str, Any]) -> None:
+    """Prints the first pass that changes the numbers; quantizing ones are meant to and are not looked at."""
+    from qcompiler import ir, registry
+    from qcompiler.pipeline import PassContext
+    from qcompiler.pipeline import bisect as search
+    from qcompiler.verify.checks import agrees
+
+    with compilation(model, {**given, "verify": "none"}) as (job, _):
+        passes = [registry.parse(text) for stage in ("clean", "prepare") for text in job.pipeline.get(stage, ())]
+        start = ir.clone(job.source)
+        ir.infer_shapes(start)
+        guilty = search(passes, start, PassContext(job.target), agrees(job.source, job.feeds()[:2]))
+    if guilty is None:
+        click.echo(f"after all {len(passes)} passes the outputs are still the source's: what is lost, quantizing loses")
+    else:
+        click.echo(f"the outputs leave the source after pass {guilty.name}")
+
+
+def diff_plans(paths: tuple[str, ...]) -> None:
+    if len(paths) != 2:
+        raise click.UsageError("--diff compares two plans: plan --diff OLD.json NEW.json", click.get_current_context())
+    from qcompiler.plan import Plan, diff
+
+    lines = diff(Plan.load(paths[0]), Plan.load(paths[1]))
+    click.echo("\n".join(lines) if lines else "the plans are the same")

@@ -1,0 +1,100 @@
+"""Looking at a model: what is in it, what could be quantized, what will be in the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompiler import ir
+
+STANDARD_DOMAINS = (None, "", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Constants of one element type."""
+
+    dtype: str
+    count: int
+    bytes: int
+
+
+def weights(graph: ir.Graph) -> list[Weights]:
+    """The model's constants by element type, the heaviest type first; a shared one counts once."""
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for tensor in ir.all_tensors(graph).values():
+        if ir.is_constant(tensor):
+            dtype = str(tensor.values.dtype)
+            counts[dtype] += 1
+            sizes[dtype] += tensor.values.nbytes
+    return [Weights(dtype, counts[dtype], size) for dtype, size in sizes.most_common()]
+
+
+def signature(tensor: ir.Tensor) -> str:
+    """``x: float32[n, 3, 224, 224]``; a question mark for what the model does not say."""
+    dtype = np.dtype(tensor.dtype).name if tensor.dtype is not None else "?"
+    if tensor.shape is None:
+        return f"{tensor.name}: {dtype}[?]"
+    return f"{tensor.name}: {dtype}[{', '.join('?' if d is None else str(d) for d in tensor.shape)}]"
+
+
+def operators(graph: ir.Graph) -> Counter[str]:
+    """Nodes by operator at every depth; those of other domains as ``domain.Operator``."""
+    return Counter(
+        node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}" for _, node in ir.all_nodes(graph)
+    )
+
+
+def problems(graph: ir.Graph) -> Iterator[str]:
+    """What a user should know before compiling."""
+    for tensor in (*graph.inputs, *graph.outputs):
+        kind = "input" if any(tensor is t for t in graph.inputs) else "output"
+        if tensor.dtype is None or tensor.shape is None:
+            yield f"{kind} '{tensor.name}' says no {'element type' if tensor.dtype is None else 'shape'}"
+    domains = sorted({node.domain for _, node in ir.all_nodes(graph)} - {None, "", "ai.onnx"})
+    for domain in domains:
+        yield f"operators of domain '{domain}' are passed through as they are"
+    for name, tensor in ir.all_tensors(graph).items():
+        if not ir.is_constant(tensor):
+            continue
+        values = tensor.values
+        if values.dtype.kind == "f" and values.size and values.ndim and not np.isfinite(values).all():
+            yield f"weight '{name}' has values that are not finite: what reads it stays in float"
+    half = sum(w.count for w in weights(graph) if w.dtype in ("float16", "bfloat16"))
+    if half:
+        yield f"{half} weights have 16 bits: the target's 8-bit kernels work beside float32 only"
+    for _, node in ir.all_nodes(graph):
+        if node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"):
+            yield "the model is quantized already: compile the float model that it was made from"
+            return
+
+
+def text(graph: ir.Graph) -> str:
+    """The graph as lines of ``output = Operator(inputs) {attributes}``, bodies indented under their node."""
+    return "\n".join(_lines(graph, ""))
+
+
+def _lines(graph: ir.Graph, indent: str) -> Iterator[str]:
+    yield f"{indent}graph {graph.name} ({', '.join(signature(t) for t in graph.inputs)})"
+    for node in graph.nodes:
+        made = ", ".join(signature(t) for t in node.outputs if t.name)
+        read = ", ".join(_operand(t) for t in node.inputs)
+        plain = {k: v for k, v in node.attrs.items() if not isinstance(v, (ir.Graph, np.ndarray)) and k != "body"}
+        attributes = f" {{{', '.join(f'{k}={v}' for k, v in plain.items())}}}" if plain else ""
+        yield f"{indent}  {made} = {node.op}({read}){attributes}  # {node.name}"
+        for inner in ir.subgraphs(node):
+            yield from _lines(inner, indent + "    ")
+    yield f"{indent}  return {', '.join(t.name for t in graph.outputs)}"
+
+
+def _operand(tensor: ir.Tensor) -> str:
+    if not ir.is_constant(tensor):
+        return tensor.name or "-"
+    values = tensor.values
+    if values.size <= 4:
+        return f"{tensor.name}={values.tolist()}"
+    return f"{tensor.name}:{values.dtype}{list(values.shape)}"
