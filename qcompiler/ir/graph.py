@@ -182,6 +182,10 @@ def reroute(old: Tensor, new: Tensor, graph: Graph) -> bool:
         if taken or not local:
             return False
         old.name, new.name = new.name, old.name
+        if new.dtype is None:  # a model states the types of its outputs
+            new.dtype, new.type_proto = old.dtype, old.type_proto
+        if new.shape is None:
+            new.shape = old.shape
     replace_uses(old, new, graph)
     return True
 
@@ -304,6 +308,8 @@ def _clone(graph: Graph, copies: dict[Tensor, Tensor]) -> Graph:
                 attrs[key] = _clone(value, copies)
             elif isinstance(value, list):
                 attrs[key] = [_clone(v, copies) if isinstance(v, gs.Graph) else v for v in value]
+            elif isinstance(value, gs.Constant):
+                attrs[key] = Constant(value.name, value.values)
             else:
                 attrs[key] = value
         result.nodes.append(
