@@ -97,12 +97,15 @@ def compile(
 
 @dataclass
 class _Stages:
-    """Times the stages."""
+    """Times the stages, and tells ``begun`` about each one."""
 
+    begun: Callable[[str, int, int | None], None] | None = None
     records: list[StageRecord] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        if self.begun is not None:
+            self.begun(name, 0, None)
         start = time.perf_counter()
         yield
         self.records.append(StageRecord(name, time.perf_counter() - start, peak_bytes() / 1e6))
@@ -131,7 +134,7 @@ class Compilation:
                 f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"
             )
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
-        self.stages = _Stages()
+        self.stages = _Stages(options.progress)
         self.runs: list[PassRun] = []
         with self.stages("load"):
             self.source = ir.load(model)
