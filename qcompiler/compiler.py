@@ -17,6 +17,7 @@ import onnxruntime as ort
 from qcompiler import calibrate, ir, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, PlanError, TargetError
+from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline
 from qcompiler.plan import Plan
@@ -269,7 +270,11 @@ class Compilation:
                     report.outputs = [OutputRecord(**vars(e)) for e in numbers.compare(source, compiled, feeds)]
                     if self.options.timing:
                         report.speed = self.speed(source, compiled, feeds)
-        report.nodes = [NodeRecord(*row) for row in candidate.fates(self.graph)]
+        reasons = float_reasons(self.graph, self.target, self.diagnostics())
+        report.nodes = [
+            NodeRecord(name, op, kind, form, why or (reasons[name] if kind == "float" else ""))
+            for name, op, kind, form, why in candidate.fates(self.graph)
+        ]
         report.operators = candidate.operators
         report.stages = self.stages.records
         report.passes = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in self.runs]

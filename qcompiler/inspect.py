@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.pipeline import Diagnostic
+from qcompiler.target import Target, is_float
+
+REFUSAL = "stays in float: "
+"""How the remarks of placement begin."""
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
 
@@ -71,6 +76,24 @@ def problems(graph: ir.Graph) -> Iterator[str]:
         if node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"):
             yield "the model is quantized already: compile the float model that it was made from"
             return
+
+
+def float_reasons(graph: ir.Graph, target: Target, remarks: Iterable[Diagnostic]) -> dict[str, str]:
+    """Why each node stays in float where it does: what placement remarked, else what the target's description says."""
+    said = {d.where: d.message.removeprefix(REFUSAL) for d in remarks if d.message.startswith(REFUSAL)}
+    return {node.name: said.get(node.name) or _float_reason(node, target) for _, node in ir.all_nodes(graph)}
+
+
+def _float_reason(node: ir.Node, target: Target) -> str:
+    if node.outputs and not is_float(node.outputs[0]):
+        return "computes no float32"
+    if node.op in target.absorbed:
+        return target.absorbed[node.op]
+    if target.operator(node) is not None:
+        return "no neighbour hands it 8 bits or takes them"
+    if any(entry.op == node.op for entry in target.operators):
+        return "not in this form: its weight is computed, or an attribute is another"
+    return target.excluded.get(node.op) or "the target has no 8-bit form of it"
 
 
 def text(graph: ir.Graph) -> str:

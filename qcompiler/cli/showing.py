@@ -5,15 +5,10 @@ from __future__ import annotations
 import inspect as python_inspect
 import sys
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from qcompiler.cli import options as shared
-
-if TYPE_CHECKING:
-    from qcompiler import ir
-
 
 @click.command("inspect")
 @click.argument("model")
@@ -70,28 +65,18 @@ def quantizable(model: str, target: str, cpu: str) -> list[tuple[str, str, str]]
     """(node, operator, why it stays in float or nothing) of the cleaned model, by the target's description."""
     from qcompiler import ir
     from qcompiler.compiler import Compilation, Options
+    from qcompiler.inspect import float_reasons
     from qcompiler.pipeline import PassContext
     from qcompiler.plan import Plan
 
     job = Compilation(model, None, target, "int8", None, Options(cpu=cpu))
     job.clean()
     plan = job.placed(PassContext(job.target, Plan())).plan or Plan()
-    chosen = plan.intended
-    reasons = {d.where: d.message.removeprefix("stays in float: ") for d in job.runs[-1].result.diagnostics}
+    reasons = float_reasons(job.graph, job.target, job.diagnostics())
     return [
-        (node.name, node.op, "" if node.name in chosen else reasons.get(node.name) or why_not(node, job.target))
+        (node.name, node.op, "" if node.name in plan.intended else reasons[node.name])
         for _, node in ir.all_nodes(job.graph)
     ]
-
-
-def why_not(node: ir.Node, target: Any) -> str:
-    if node.op in target.absorbed:
-        return target.absorbed[node.op]
-    if target.operator(node) is not None:
-        return "no neighbour hands it 8 bits or takes them"
-    if any(entry.op == node.op for entry in target.operators):
-        return "not in this form (its weight is computed, or an attribute is another)"
-    return "the target describes no 8-bit form of it"
 
 
 @click.command("passes")
