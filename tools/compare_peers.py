@@ -218,7 +218,14 @@ def compare(name: str, tools: list[str], options: argparse.Namespace, say: Any) 
                 row["bytes"] = sum(path.stat().st_size for path in folder.glob(f"{out.name}*"))
                 models[label] = str(out)
         say(f"{name}: measuring {len(models)} models")
-        measured = measure(name, models, options)
+        measured = measure(
+            models,
+            recipe=name,
+            evaluation=options.eval,
+            threads=options.threads,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
     for row in rows:
         row |= measured.get(row["tool"], {})
     return rows
@@ -232,17 +239,11 @@ def command_for(tool: str, name: str, model: Path, samples: Path, out: Path) -> 
     return [peer.python(), ROOT / "tools" / "peers" / peer.runner, model, samples, out, *hint]
 
 
-def measure(name: str, models: dict[str, str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What tools/peers/measure.py finds in a process of its own; a model that takes it down is left out."""
-    wanted = {
-        "recipe": name,
-        "threads": options.threads,
-        "evaluation": options.eval,
-        "rounds": options.rounds,
-        "models": models,
-    }
+def measure(models: dict[str, str], **how: Any) -> dict[str, dict[str, Any]]:
+    """What tools/peers/measure.py finds in a process of its own; a model that takes it down is measured apart."""
     command = [sys.executable, ROOT / "tools" / "peers" / "measure.py"]
-    done = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, check=False)
+    wanted = json.dumps({"models": models, **how})
+    done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout)
     reason = f"measuring failed ({done.returncode}): {last_line(done.stderr)}"
@@ -251,7 +252,7 @@ def measure(name: str, models: dict[str, str], options: argparse.Namespace) -> d
     results: dict[str, dict[str, Any]] = {}
     for label in models:
         if label != "float":
-            results |= measure(name, {"float": models["float"], label: models[label]}, options)
+            results |= measure({"float": models["float"], label: models[label]}, **how)
     return results
 
 
@@ -330,6 +331,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=128, help="for calibration (default %(default)s)")
     parser.add_argument("--eval", type=int, default=64, help="held-out samples (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=64, help="interleaved timing rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="begin no further round then (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (default %(default)s)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="for one quantizing run")
     parser.add_argument("--memory-limit", type=float, default=24, metavar="GB", help="for one quantizing run")

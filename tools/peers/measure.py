@@ -1,7 +1,8 @@
 """Measures several forms of one model in one process, all sessions loaded together.
 
-A specification comes in as JSON on the standard input: {recipe, threads, evaluation, rounds, models: {label: path}},
-"float" among the labels. The result goes out as JSON: {label: {...} or {"error": text}}.
+A specification comes in as JSON on the standard input: {recipe, evaluation} or {samples: path of stacked feeds}, and
+{threads, rounds, seconds, models: {label: path}} with "float" among the labels. The result goes out as JSON:
+{label: {...} or {"error": text}}.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from models.recipe import Feed, Recipe
 from qcompiler.numerics import sqnr
 
 
+def unstacked(path: str) -> list[Feed]:
+    with np.load(path) as stacks:
+        arrays = {name: stacks[name] for name in stacks.files}
+    count = len(next(iter(arrays.values())))
+    return [{name: np.asarray(array[index]) for name, array in arrays.items()} for index in range(count)]
+
+
 def session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -42,17 +50,19 @@ def looks_like_scores(output: np.ndarray, classifier: bool) -> bool:
     return bool(probabilities or (classifier and output.ndim == 2))
 
 
-def faithfulness(reference: list[list[np.ndarray]], found: list[list[np.ndarray]], one: Recipe) -> dict[str, Any]:
+def faithfulness(
+    reference: list[list[np.ndarray]], found: list[list[np.ndarray]], one: Recipe | None
+) -> dict[str, Any]:
     """How far the outputs are from float's, over all samples of an output."""
     per_output, agreement = {}, None
     for index, first in enumerate(reference[0]):
         a, b = (np.stack([outputs[index] for outputs in side]) for side in (reference, found))
         if first.dtype.kind == "f":
             per_output[str(index)] = sqnr(a, b)
-        if agreement is None and looks_like_scores(first, one.score is not None):
+        if agreement is None and looks_like_scores(first, one is not None and one.score is not None):
             agreement = 100 * float(np.mean(a.argmax(-1) == b.argmax(-1)))
     result: dict[str, Any] = {"sqnr": per_output, "top1_agreement": agreement}
-    if one.scores:
+    if one and one.scores:
         a, b = (np.stack([outputs[0][one.scores] for outputs in side]) for side in (reference, found))
         channels = [sqnr(a[:, :, channel], b[:, :, channel]) for channel in range(a.shape[2])]
         result["scores_sqnr"] = sqnr(a, b)
@@ -60,13 +70,21 @@ def faithfulness(reference: list[list[np.ndarray]], found: list[list[np.ndarray]
     return result
 
 
-def speeds(sessions: dict[str, onnxruntime.InferenceSession], feeds: Sequence[Feed], rounds: int) -> dict[str, Any]:
-    """Each round runs every session once on the same sample, beginning with another one each time."""
+def speeds(
+    sessions: dict[str, onnxruntime.InferenceSession], feeds: Sequence[Feed], rounds: int, limit: float
+) -> dict[str, Any]:
+    """Each round runs every session once on the same sample, beginning with another one each time.
+
+    After `limit` seconds no further round is begun, but there are ten at least.
+    """
+    end = time.monotonic() + limit
     labels = list(sessions)
     seconds: dict[str, list[float]] = {label: [] for label in labels}
     for label in labels:
         sessions[label].run(None, feeds[0])
     for number in range(rounds):
+        if number >= 10 and time.monotonic() > end:
+            break
         turn = number % len(labels)
         for label in labels[turn:] + labels[:turn]:
             start = time.perf_counter()
@@ -83,8 +101,11 @@ def speeds(sessions: dict[str, onnxruntime.InferenceSession], feeds: Sequence[Fe
 
 def main() -> None:
     wanted = json.load(sys.stdin)
-    one = recipe(wanted["recipe"])
-    feeds, labels = list(one.evaluation(wanted["evaluation"])), one.labels(wanted["evaluation"])
+    one = recipe(wanted["recipe"]) if "recipe" in wanted else None
+    if one:
+        feeds, labels = list(one.evaluation(wanted["evaluation"])), one.labels(wanted["evaluation"])
+    else:
+        feeds, labels = unstacked(wanted["samples"]), []
     results: dict[str, dict[str, Any]] = {}
     sessions = {}
     for label, path in wanted["models"].items():
@@ -99,9 +120,9 @@ def main() -> None:
     for label, loaded in sessions.items():
         found = reference if label == "float" else [loaded.run(None, feed) for feed in feeds]
         results[label] = faithfulness(reference, found, one)
-        if one.score:
+        if one and one.score:
             results[label]["metric"] = one.score([outputs[0] for outputs in found], labels)
-    for label, timing in speeds(sessions, feeds, wanted["rounds"]).items():
+    for label, timing in speeds(sessions, feeds, wanted["rounds"], wanted["seconds"]).items():
         results[label] |= timing
     json.dump(results, sys.stdout)
 
