@@ -273,9 +273,8 @@ def test_bad_pictures(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (pictures / "x.npz").unlink()
     found = importlib.util.find_spec
     monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None if name == "PIL" else found(name))
-    fails(
-        f"{pictures}: images need pillow; pip install 'qcompiler-onnx[images]'", lambda: first(pictures), DependencyError
-    )
+    message = f"{pictures}: images need pillow; pip install 'qcompiler-onnx[images]'"
+    fails(message, lambda: first(pictures), DependencyError)
 
 
 def test_bad_picture_options() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from qcompiler import ir, native, runtime
 from qcompiler.calibrate.instrument import Place, fetch_probe, instrument, observe_probe
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics, add_keys, feed_key, model_key
-from qcompiler.errors import DataError, QCompilerError
+from qcompiler.errors import DataError, DependencyError, ModelError
 
 Feed = dict[str, np.ndarray]
 
@@ -55,7 +55,7 @@ class Collector:
         """Runs the model on one feed. Raises DataError naming the sample when the model fails on it."""
         try:
             self._counter.add(feed, self.samples)
-        except QCompilerError as error:
+        except ModelError as error:
             fix = error.fix or "repair it or leave it out"
             raise DataError(f"sample {self.samples} fails", why=error.why or error.what, fix=fix) from error
         self.data_key = add_keys(self.data_key, feed_key(feed))
@@ -184,9 +184,23 @@ class _OutsideCounter(_Counter):
     def add(self, feed: Feed, sample: int) -> None:
         new: list[TensorStatistics] = []
         for start in range(0, len(self.outputs), FETCHED_AT_ONCE):
-            arrays = runtime.run(self.session, feed, self.outputs[start : start + FETCHED_AT_ONCE])
+            arrays = self._fetched(feed, self.outputs[start : start + FETCHED_AT_ONCE])
             new += [TensorStatistics.of(array, sample=sample) for array in arrays]
         self.seen = [old.merge(more) for old, more in zip(self.seen, new)]
+
+    def _fetched(self, feed: Feed, outputs: Sequence[str]) -> list[np.ndarray]:
+        try:
+            return runtime.run(self.session, feed, outputs)
+        except ModelError as error:
+            looped = [place.tensor.name for place in self.places if place.in_loop]
+            if not looped:
+                raise
+            raise DependencyError(
+                "tensors in loops that change their size can be observed only by the native library",
+                where=f"tensor '{looped[0]}'" + (f" and {len(looped) - 1} more" if looped[1:] else ""),
+                why=error.why,
+                fix="install g++ or clang++ and then qcompiler again",
+            ) from error
 
     def read(self, index: int) -> TensorStatistics:
         return self.seen[index]

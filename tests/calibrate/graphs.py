@@ -40,16 +40,17 @@ def branches() -> ir.Graph:
     )
 
 
-def loop() -> ir.Graph:
+def loop(op: str = "Add", **attributes: int) -> ir.Graph:
     """last = 2^3 x; 'next' is computed three times."""
     trip = helper.make_tensor_value_info("i", TensorProto.INT64, [])
     go = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
     value = helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"])
     going = helper.make_tensor_value_info("going", TensorProto.BOOL, [])
-    after = helper.make_tensor_value_info("next", TensorProto.FLOAT, ["N"])
-    nodes = [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Add", ["value", "value"], ["next"])]
+    after = helper.make_tensor_value_info("next", TensorProto.FLOAT, ["M"])
+    doubling = helper.make_node(op, ["value", "value"], ["next"], **attributes)
+    nodes = [helper.make_node("Identity", ["go"], ["going"]), doubling]
     body = helper.make_graph(nodes, "body", [trip, go, value], [going, after])
-    return _outer(helper.make_node("Loop", ["three", "", "x"], ["last"], body=body), ["N"])
+    return _outer(helper.make_node("Loop", ["three", "", "x"], ["last"], body=body), ["N"], ["M"])
 
 
 def scan() -> ir.Graph:

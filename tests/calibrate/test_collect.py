@@ -11,7 +11,7 @@ from calibrate import graphs
 
 from qcompiler import ir, native
 from qcompiler.calibrate import Collector, TensorStatistics, collect
-from qcompiler.errors import DataError, StatisticsError
+from qcompiler.errors import DataError, DependencyError, StatisticsError
 
 Feed = dict[str, np.ndarray]
 
@@ -61,6 +61,36 @@ def test_every_iteration_of_loop(path: str) -> None:
     assert seen["value"] == of(1, -1, 2, -2, 4, -4, 3, 6, 12)
     assert seen["next"] == of(2, -2, 4, -4, 8, -8, 6, 12, 24)
     assert seen["last"] == of(8, -8, 24)
+
+
+def test_loops_that_grow_need_the_native_library(path: str) -> None:
+    graph = graphs.loop("Concat", axis=0)
+    if path == "native":
+        assert collect(graph, ["value"], [feed(3)]).tensors["value"] == of(3, 3, 3, 3, 3, 3, 3)
+    else:
+        with pytest.raises(DependencyError, match=r"^tensor 'value': tensors in loops that change their size can be"):
+            collect(graph, ["value"], [feed(3)])
+
+
+def test_bodies_in_bodies(path: str) -> None:
+    inner = """y = If (positive) <
+            then_branch = a () => (float[N] z) {
+                z = If (large) <
+                    then_branch = c () => (float[N] tripled) { tripled = Mul(x, three) },
+                    else_branch = d () => (float[N] same) { same = Identity(x) }
+                >
+            },
+            else_branch = b () => (float[N] negated) { negated = Neg(x) }
+        >"""
+    graph = graphs.graph(
+        f"g (float[N] x) => (float[M] y) {{ total = ReduceSum <keepdims = 0> (x) "
+        f"positive = Greater(total, zero) large = Greater(total, ten) {inner} }}",
+        zero=np.float32(0),
+        ten=np.float32(10),
+        three=np.float32(3),
+    )
+    seen = collect(graph, ["tripled", "same", "negated"], [feed(1), feed(20), feed(-2), feed(30)]).tensors
+    assert seen == {"tripled": of(60, 90), "same": of(1), "negated": of(2)}
 
 
 def test_every_step_of_scan(path: str) -> None:
