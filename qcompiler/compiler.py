@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from qcompiler import calibrate, ir, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
-from qcompiler.errors import DataError, PlanError, TargetError
+from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline
@@ -24,7 +24,7 @@ from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
 from qcompiler.report import NodeRecord, OutputRecord, PassRecord, Report, SpeedRecord, StageRecord
-from qcompiler.runtime import Feed, session
+from qcompiler.runtime import Feed, run, session
 from qcompiler.target import PRECISIONS, Target, load_target
 from qcompiler.verify import numbers, timing
 
@@ -141,6 +141,7 @@ class Compilation:
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
         self.data: Samples | None = None
+        self.unmeasured = ""
         if data is not None:
             self.data = open_samples(
                 data,
@@ -236,11 +237,23 @@ class Compilation:
         return calibrate.collect(self.graph, tensors, self.data, on_sample=progress)
 
     def feeds(self) -> list[Feed]:
-        """The samples that speed and agreement are measured on; made up where the user gave none."""
+        """The samples that speed and agreement are measured on; made up where the user gave none, and none at all
+        where what can be made up is nothing that the source takes."""
         if not hasattr(self, "_feeds"):
-            source = self.data or random_samples(self.source.inputs, self.options.samples)
-            self._feeds = list(islice(source, self.options.samples))
+            samples = self.data or self._made_up()
+            self._feeds = list(islice(samples, self.options.samples))
         return self._feeds
+
+    def _made_up(self) -> list[Feed]:
+        feeds: list[Feed] = []
+        with session(self.source, threads=self.options.threads) as source:
+            try:
+                for feed in random_samples(self.source.inputs, self.options.samples):
+                    run(source, feed)
+                    feeds.append(feed)
+            except (DataError, ModelError) as error:
+                self.unmeasured = str(error)
+        return feeds
 
     def run_passes(self, stage: str, graph: ir.Graph, ctx: PassContext) -> PassContext:
         return self._run([registry.parse(text) for text in self.pipeline.get(stage, ())], graph, ctx)
@@ -265,10 +278,12 @@ class Compilation:
         with self.stages("measure"):
             feeds = self.feeds()
             report.samples = f"{len(feeds)} {'given' if self.data is not None else 'random'} samples"
+            if not feeds:
+                report.samples = f"no samples ({self.unmeasured}): give some with --data to have it measured"
             with session(self.source, threads=self.options.threads) as source:
                 with session(graph, threads=self.options.threads) as compiled:
                     report.outputs = [OutputRecord(**vars(e)) for e in numbers.compare(source, compiled, feeds)]
-                    if self.options.timing:
+                    if self.options.timing and feeds:
                         report.speed = self.speed(source, compiled, feeds)
         reasons = float_reasons(self.graph, self.target, self.diagnostics())
         report.nodes = [

@@ -63,7 +63,7 @@ class Refiner:
             if not unfused:
                 break
             candidate = self.without(candidate, unfused, "left in float", "the runtime does not fuse it")
-        if self.compilation.options.timing:
+        if self.compilation.options.timing and self.compilation.feeds():
             candidate = self.no_slower(candidate)
         return candidate
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx_suite.cases import Case, load_cases
 
+import qcompiler
 from qcompiler import ir
 
 FEWEST = {"node": 1700, "simple": 15, "pytorch-operator": 20, "pytorch-converted": 50}
@@ -52,6 +53,12 @@ def test_enough_cases_run(runnable: dict[str, list], kind: str) -> None:
 @pytest.mark.parametrize("kind", FEWEST)
 def test_cases_survive_load_and_save(runnable: dict[str, list], kind: str) -> None:
     assert wrong(runnable[kind], lambda model: ir.to_proto(ir.load(model))) == {}
+
+
+@pytest.mark.parametrize("kind", FEWEST)
+def test_cases_survive_compilation_in_float(runnable: dict[str, list], kind: str) -> None:
+    options = qcompiler.Options(timing=False, samples=1)
+    assert wrong(runnable[kind], lambda model: qcompiler.compile(model, precision="float", options=options).model) == {}
 
 
 def test_most_cases_agree_with_onnx(runnable: dict[str, list]) -> None:
