@@ -89,13 +89,13 @@ class WeightEditor:
         scaled, shifted = bool(np.any(scale != 1)), bool(np.any(shift != 0))
         fresh = values
         if scaled:
-            fresh = _rounded(values.astype(np.float64) * _output_factor(node, values, scale), values.dtype)
+            fresh = rounded(values.astype(np.float64) * _output_factor(node, values, scale), values.dtype)
         if node.op == "MatMul":
             assert not shifted
         else:
             self._set_bias(node, scale, shift, scaled or shifted, values.dtype)
         if scaled:
-            self._put(node, 1, fresh)
+            self.put(node, 1, fresh)
 
     def before(self, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
         """Makes the node compute of ``x`` what it did of ``scale * x + shift``, one number an input channel.
@@ -108,11 +108,11 @@ class WeightEditor:
         scaled = bool(np.any(scale != 1))
         fresh = values
         if scaled:
-            fresh = _rounded(values.astype(np.float64) * _input_factor(node, values, scale), values.dtype)
+            fresh = rounded(values.astype(np.float64) * _input_factor(node, values, scale), values.dtype)
         if np.any(shift != 0):
             self._shift_input(node, values.astype(np.float64), values.dtype, shift)
         if scaled:
-            self._put(node, 1, fresh)
+            self.put(node, 1, fresh)
 
     def _shift_input(self, node: ir.Node, values: np.ndarray, dtype: np.dtype, shift: np.ndarray) -> None:
         if node.op == "Conv":
@@ -136,7 +136,7 @@ class WeightEditor:
         tensor = operand(node, 2)
         if tensor is None:
             if np.any(shift != 0):
-                self._put(node, 2, _rounded(shift, dtype))
+                self.put(node, 2, rounded(shift, dtype))
                 node.attrs.pop("beta", None)
             return
         values = constant(tensor)
@@ -149,11 +149,12 @@ class WeightEditor:
         if old is None:
             raise Refusal(f"its bias of shape {list(values.shape)} is not one number per output channel")
         beta = node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0
-        fresh = _rounded(old * beta * scale + shift, values.dtype)
+        fresh = rounded(old * beta * scale + shift, values.dtype)
         node.attrs.pop("beta", None)
-        self._put(node, 2, fresh)
+        self.put(node, 2, fresh)
 
-    def _put(self, node: ir.Node, index: int, values: np.ndarray) -> None:
+    def put(self, node: ir.Node, index: int, values: np.ndarray) -> None:
+        """Gives a node another constant."""
         values.flags.writeable = False
         old = operand(node, index)
         if isinstance(old, ir.Constant) and len(old.outputs) == 1 and old not in self._returned:
@@ -179,7 +180,7 @@ def fold_chain(
     separate = node.op == "MatMul" and bool(np.any(shift != 0))
     if separate:
         dtype = node.inputs[1].dtype
-        bias = ir.Constant(editor.namer(f"{node.name}_bias"), _rounded(shift, dtype))
+        bias = ir.Constant(editor.namer(f"{node.name}_bias"), rounded(shift, dtype))
         editor.after(node, scale, np.zeros_like(shift))
     else:
         editor.after(node, scale, shift)
@@ -228,9 +229,10 @@ def _input_factor(node: ir.Node, values: np.ndarray, scale: np.ndarray) -> np.nd
     return scale if _output_axis(node) == 0 else scale.reshape(-1, 1)
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Float64 values in the type of a weight. Raises Refusal if one of them has no finite place there."""
     with np.errstate(over="ignore"):
-        rounded = values.astype(dtype)
-    if not np.all(np.isfinite(rounded)):
+        result = values.astype(dtype)
+    if not np.all(np.isfinite(result)):
         raise Refusal(f"the folded values do not fit {np.dtype(dtype).name}")
-    return rounded
+    return result

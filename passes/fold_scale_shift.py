@@ -18,6 +18,7 @@ from qcompiler.passes._linear import (
     output_channels,
     output_rank,
     per_channel,
+    rounded,
     weight,
 )
 from qcompiler.passes._shape_values import ShapeValues
@@ -34,7 +35,9 @@ class FoldScaleShift(Pass):
     1. a chain of them after the operator goes into its weight and bias (``c - y`` too, ``c / y`` is not linear);
     2. after a MatMul, which has no bias, a chain with a scale in it leaves one Add;
     3. a scale before the operator goes into its weight;
-    4. a shift before a Gemm or a Conv that pads nothing goes into its bias.
+    4. a shift before a Gemm or a Conv that pads nothing goes into its bias;
+    5. of a scale and a shift before one that takes no shift the scale goes into the weight, and the shift is divided by
+       it: ``w · (s·x + t)`` is ``(w·s) · (x + t/s)``.
 
     Weights that others read as well are copied. Refused: a result between that somebody else reads or that is returned;
     constants that differ along another axis; shifts before padding; weights that would overflow their type; biases
@@ -121,11 +124,48 @@ class _Worker:
                 self.editor.before(node, *moved)
             except Refusal as refusal:
                 self.refused.setdefault(step, str(refusal))
+                self._exchange(inner, node, step, channels)
                 return
             node.inputs[0] = source
             ir.detach(step)
             inner.nodes[:] = [other for other in inner.nodes if other is not step]
             self.rewrites += 1
+
+    def _exchange(self, inner: ir.Graph, node: ir.Node, step: ir.Node, channels: int) -> None:
+        """Case 5."""
+        tensor = _computed(step)
+        scaling = None if tensor is None else ir.producer(tensor)
+        if tensor is None or scaling is None or step.op not in ("Add", "Sub") or scaling.op not in ("Mul", "Div"):
+            return
+        source = _computed(scaling)
+        if source is None or scaling.domain or len(tensor.outputs) > 1 or tensor in self.returned:
+            return
+        # c - s·x would leave the sign with the constant, c / x is not linear.
+        if (step.op == "Sub" and step.inputs[0] is not tensor) or not any(scaling is other for other in inner.nodes):
+            return
+        number = self._input_channels(node, _operand(scaling), source, channels)
+        moved = _applied(scaling, source, number, np.ones(channels), np.zeros(channels))
+        shift = self._input_channels(node, _operand(step), tensor, channels)
+        if isinstance(moved, str) or shift is None or not np.all(moved[0]):
+            return
+        fresh = shift / moved[0]
+        if np.ptp(fresh) == 0:
+            fresh = fresh[:1].reshape([1] * _operand(step).ndim)
+        elif node.op in ("Conv", "ConvTranspose"):
+            fresh = fresh.reshape(-1, *[1] * (node.inputs[1].values.ndim - 2))
+        elif node.attrs.get("transA", 0):
+            return
+        index = 0 if ir.is_constant(step.inputs[0]) else 1
+        try:
+            fresh = rounded(fresh, step.inputs[index].dtype)
+            self.editor.before(node, moved[0], np.zeros(channels))
+        except Refusal:
+            return  # said already: the shift cannot go, and so the scale stays with it
+        self.editor.put(step, index, fresh)
+        step.inputs[1 - index] = source
+        ir.detach(scaling)
+        inner.nodes[:] = [other for other in inner.nodes if other is not scaling]
+        self.rewrites += 1
 
     def _next(self, inner: ir.Graph, result: ir.Tensor) -> ir.Node | None:
         """The scale or shift by a constant that is the only reader of the tensor, in the same graph."""

@@ -109,6 +109,22 @@ def test_scale_and_shift_before_gemm(attributes: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("op", ["Conv<pads=[1,1]>(b, w)", "ConvTranspose<pads=[1,1]>(b, w)", "MatMul(b, m)"])
+@pytest.mark.parametrize("scale", ["Mul(r, k)", "Mul(s, r)", "Div(r, s)"])
+@pytest.mark.parametrize("shift", ["Add(a, k)", "Add(s, a)", "Sub(a, k)"])
+def test_a_scale_passes_a_shift_that_stays(op: str, scale: str, shift: str) -> None:
+    name = op.split("(")[0].split("<")[0]
+    after = check(
+        f"(float[n,4,4] x) => (float[n,4,m] y) {{ r = Relu(x)  a = {scale}  b = {shift}  y = {op} }}",
+        {
+            "w": weights(4, 4, 3), "m": weights(4, 4), "k": np.float32(1.5),
+            "s": positive(4) if name == "MatMul" else positive(4, 1),
+        },
+        ["Relu", shift.split("(")[0], name],
+    )  # fmt: skip
+    assert after.outputs[0].name == "y"
+
+
 def test_half_precision_and_unknown_shapes() -> None:
     before = program(
         "(float16[n,m] x) => (float16[n,k] y) { h = Mul(x, s)  c = MatMul(h, w)  y = Mul(c, s) }",
