@@ -167,8 +167,9 @@ def random_samples(inputs: Sequence[ir.Variable], count: int, seed: int = 0) -> 
     """Made-up samples, for timing and for comparing two forms of one model; never to take ranges from.
 
     Floats are drawn from N(0, 1); integers are 0 or 1, which are valid as token, segment and mask alike, and 1 where
-    the input is a scalar; booleans are true or false. A free first axis gets 1. A free later axis gets 32, or 224 if
-    it is one of the last two of a four-axis float input (a picture); axes with the same symbol get the same size.
+    the input is a scalar; booleans are true or false. A free batch axis gets 1: the first, or the only free one after a
+    first that is fixed above 1 (a recurrent state). Another free axis gets 32, or 224 if it is one of the last two of
+    a four-axis float input (a picture). Axes with the same symbol get the same size.
 
     Raises:
         DataError: the model does not say how many axes, or which element type, an input has.
@@ -618,10 +619,12 @@ def _made_up_shapes(inputs: Sequence[ir.Variable]) -> list[tuple[int, ...]]:
                 f"the model does not say which {unknown} input '{tensor.name}' has", fix="give samples with --data"
             )
         picture = len(tensor.shape) == 4 and _is_float(np.dtype(tensor.dtype))
+        free = [axis for axis, size in enumerate(tensor.shape) if not isinstance(size, int)]
+        batch = free[0] if len(free) == 1 and tensor.shape[0] != 1 else 0
         shape = []
         for axis, size in enumerate(tensor.shape):
             if not isinstance(size, int):
-                default = 1 if axis == 0 else 224 if picture and axis >= 2 else 32
+                default = 1 if axis == batch else 224 if picture and axis >= 2 else 32
                 size = symbols.setdefault(size, default) if isinstance(size, str) else default
             shape.append(size)
         shapes.append(tuple(shape))

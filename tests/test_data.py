@@ -443,12 +443,15 @@ def test_random_samples_fit_and_are_the_same_for_a_seed() -> None:
         spec("mask", ["N", "L"], bool),
         spec("half", [None, 5, None], np.float16),
         spec("rate", [], np.int64),
+        spec("state", [2, None, 8]),
+        spec("sound", [1, None]),
     )
     samples = random_samples(inputs, 3, seed=1)
     feeds = list(samples)
     assert samples.count == len(feeds) == 3
     assert {name: array.shape for name, array in feeds[0].items()} == {
-        "image": (1, 3, 224, 224), "ids": (1, 32), "mask": (1, 32), "half": (1, 5, 32), "rate": ()
+        "image": (1, 3, 224, 224), "ids": (1, 32), "mask": (1, 32), "half": (1, 5, 32), "rate": (),
+        "state": (2, 1, 8), "sound": (1, 32),
     }  # fmt: skip
     assert set(np.unique(feeds[0]["ids"])) == {0, 1} and feeds[0]["rate"] == 1
     assert not np.array_equal(feeds[0]["image"], feeds[1]["image"])
