@@ -16,6 +16,9 @@ from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semant
 _TYPES = frozenset("?bBhHiIlLqQefdO")
 """Types, as numpy's characters, that ONNX Runtime returns to Python; bfloat16, float8 and int4 are not among them."""
 
+_SESSION_BYTES = 256 << 20
+"""Bytes, in and out, above which no further node joins a session: large weights pass through a few at a time."""
+
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -51,8 +54,9 @@ class FoldConstants(Pass):
             values = ShapeValues(graph)
             changed += _fold_shape_values(graph, values)
             changed += _fix_reshapes(graph, values)
+            known = len(refused)
             changed += self._evaluate(graph, values, refused)
-            if not changed:
+            if not changed and len(refused) == known:
                 break
             rewrites += changed
         if rewrites:
@@ -66,9 +70,11 @@ class FoldConstants(Pass):
         """Case 1."""
         batch: list[ir.Node] = []
         made: set[ir.Tensor] = set()
+        taken = 0
         for inner in ir.all_graphs(graph):
             for node in inner.nodes:
-                if node in refused or not _computable(node, made):
+                # What is left out now has its turn in the next round.
+                if node in refused or taken > _SESSION_BYTES or not _computable(node, made):
                     continue
                 # An output of unknown size waits until its inputs are constants: what it is made of is then known too.
                 waits = any(tensor in made for tensor in node.inputs)
@@ -81,20 +87,22 @@ class FoldConstants(Pass):
                     continue
                 batch.append(node)
                 made.update(tensor for tensor in node.outputs if tensor.name)
-        results = _run(graph, batch)
+                taken += _input_bytes(node) + sum(size or 0 for size in sizes)
+        read = _read_outside(graph, batch)
+        results = _run(graph, batch, read)
         if results is None:  # one of them fails: find out which
             results = {}
             for node in batch:
-                alone = _run(graph, [node]) if _computable(node, set()) else {}
+                alone = _run(graph, [node], read) if _computable(node, set()) else {}
                 if alone is None:
                     refused[node] = "its inputs are constant, but ONNX Runtime cannot evaluate it alone"
                 results.update(alone or {})
         folded = 0
         for node in batch:
-            wanted = [tensor for tensor in node.outputs if tensor.name and _is_read(tensor, batch, graph)]
+            wanted = [tensor for tensor in node.outputs if tensor in read]
             found = {tensor: results[tensor] for tensor in wanted if tensor in results}
             if not wanted or len(found) < len(wanted):
-                continue
+                continue  # read inside of the batch only, or a node that fails alone
             size = sum(value.nbytes for value in found.values())
             if size > self.limit and size > _input_bytes(node):
                 refused[node] = self._too_large(size)
@@ -133,15 +141,16 @@ def _computable(node: ir.Node, made: set[ir.Tensor]) -> bool:
     return all(ir.is_constant(tensor) or tensor in made for tensor in node.inputs if tensor.name)
 
 
-def _is_read(tensor: ir.Tensor, batch: list[ir.Node], graph: ir.Graph) -> bool:
-    """Whether somebody outside the batch needs the value."""
-    inside = set(batch)
-    return any(node not in inside for node in tensor.outputs) or tensor in ir.output_tensors(graph)
+def _read_outside(graph: ir.Graph, batch: list[ir.Node]) -> set[ir.Tensor]:
+    """The results of the batch that somebody outside of it needs."""
+    inside, returned = set(batch), ir.output_tensors(graph)
+    made = [tensor for node in batch for tensor in node.outputs if tensor.name]
+    return {t for t in made if t in returned or any(node not in inside for node in t.outputs)}
 
 
-def _run(graph: ir.Graph, batch: list[ir.Node]) -> dict[ir.Tensor, np.ndarray] | None:
-    """The values that nodes outside the batch read; None when ONNX Runtime fails."""
-    read = [t for node in batch for t in node.outputs if t.name and _is_read(t, batch, graph)]
+def _run(graph: ir.Graph, batch: list[ir.Node], wanted: set[ir.Tensor]) -> dict[ir.Tensor, np.ndarray] | None:
+    """The values of the batch's results that are wanted; None when ONNX Runtime fails."""
+    read = [tensor for node in batch for tensor in node.outputs if tensor in wanted]
     if not read:
         return {}
     copies: dict[str, ir.Tensor] = {}

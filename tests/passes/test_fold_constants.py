@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from pass_helpers import assert_same, ops, program, refusals, run_pass, with_body
 
 from qcompiler import ir
+from qcompiler.passes import fold_constants
 from qcompiler.passes.fold_constants import FoldConstants
 
 
@@ -118,6 +119,40 @@ def test_reshape_to_a_shape_whose_unknown_dimensions_stay_in_place(last: list[in
     assert ops(after) == ["Relu", "Reshape"]
     assert after.nodes[1].inputs[1].values.tolist() == [0, 0, *last]
     assert_same(before, after, n=2, m=5)
+
+
+def test_dimensions_that_data_may_make_empty_are_not_guessed() -> None:
+    """Of an empty tensor -1 is undefined, where the number that the model computes is not."""
+    before = program(
+        """(float[n] x, float[k] z) => (float[a,b,c] y) {
+            i = NonZero(x)  t = Transpose(i)  f = Cast<to=1>(t)  g = Mul(f, z)
+            s = Shape(g)  a = Concat<axis=0>(s, one)  y = Reshape(g, a)
+        }""",
+        {"one": np.array([1])},
+    )
+    before.outputs[0].shape = None
+    (reshape,) = [node for node in folded(before).nodes if node.op == "Reshape"]
+    assert reshape.inputs[1].values.tolist() == [0, 0, 1]  # both stay in place, nothing is guessed
+    before = program(
+        """(float[n] x, float[k] z) => (float[a,b,c] y) {
+            i = NonZero(x)  t = Transpose(i)  f = Cast<to=1>(t)  g = Mul(f, z)
+            s = Shape(g)  u = Shape(z)  b = Slice(s, zero, one)  c = Concat<axis=0>(b, one, u)  y = Reshape(g, c)
+        }""",
+        {"one": np.array([1]), "zero": np.array([0])},
+    )
+    before.outputs[0].shape = None
+    assert ops(folded(before))[-2:] == ["Concat", "Reshape"]
+
+
+def test_large_weights_pass_through_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_constants, "_SESSION_BYTES", 10)
+    before = program(
+        "(float[2,2] x) => (float[2,2] y) { a = Transpose(v)  b = Transpose(w)  c = Add(a, b)  y = Mul(x, c) }",
+        {"v": np.ones((2, 2), np.float32), "w": np.zeros((2, 2), np.float32)},
+    )
+    after = folded(before)
+    assert ops(after) == ["Mul"]
+    assert_same(before, after)
 
 
 def test_a_symbol_on_two_axes_of_an_input_says_nothing() -> None:
