@@ -12,6 +12,9 @@ from qcompiler.passes._edit import constant, operand
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
+_BLOCK = 1 << 20
+"""Elements of a weight that are computed with at a time."""
+
 
 class Refusal(Exception):
     """A scale or shift that cannot be folded; the text says why."""
@@ -89,7 +92,7 @@ class WeightEditor:
         scaled, shifted = bool(np.any(scale != 1)), bool(np.any(shift != 0))
         fresh = values
         if scaled:
-            fresh = rounded(values.astype(np.float64) * _output_factor(node, values, scale), values.dtype)
+            fresh = _scaled(values, _output_factor(node, values, scale))
         if node.op == "MatMul":
             assert not shifted
         else:
@@ -108,7 +111,7 @@ class WeightEditor:
         scaled = bool(np.any(scale != 1))
         fresh = values
         if scaled:
-            fresh = rounded(values.astype(np.float64) * _input_factor(node, values, scale), values.dtype)
+            fresh = _scaled(values, _input_factor(node, values, scale))
         if np.any(shift != 0):
             self._shift_input(node, values.astype(np.float64), values.dtype, shift)
         if scaled:
@@ -227,6 +230,17 @@ def _input_factor(node: ir.Node, values: np.ndarray, scale: np.ndarray) -> np.nd
     if node.op == "ConvTranspose":
         return scale.reshape(-1, 1, *spatial)
     return scale if _output_axis(node) == 0 else scale.reshape(-1, 1)
+
+
+def _scaled(values: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The product, a block of rows at a time: in float64 a large weight would take two or four times its size."""
+    factor = np.broadcast_to(factor, values.shape)
+    result = np.empty(values.shape, values.dtype)
+    rows = max(1, _BLOCK // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        result[part] = rounded(values[part].astype(np.float64) * factor[part], values.dtype)
+    return result
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

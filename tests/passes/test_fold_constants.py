@@ -351,3 +351,39 @@ def test_an_empty_sequence_is_no_empty_array() -> None:
     after = folded(before)
     assert ops(after) == ["SequenceEmpty", "SequenceInsert", "SequenceAt"]
     assert_same(before, after)
+
+
+def test_the_shape_of_a_tensor_that_grows_in_a_loop_is_not_folded() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Concat", ["before", "x"], ["after"], axis=0),
+            helper.make_node("Shape", ["before"], ["s"]),
+            helper.make_node("Cast", ["s"], ["length"], to=TensorProto.FLOAT),
+            helper.make_node("Shape", ["x"], ["t"]),
+            helper.make_node("Cast", ["t"], ["step"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["length", "step"], ["sum"]),
+            helper.make_node("Identity", ["go"], ["goes"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [2]),  # true of the first round only
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [None]),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["three"], value=helper.make_tensor("", TensorProto.INT64, [], [3])),
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("", TensorProto.BOOL, [], [True])),
+        helper.make_node("Loop", ["three", "yes", "x"], ["y", "z"], body=body),
+    ]
+    before = with_body(nodes, {"x": [2]}, ["y", "z"])
+    after = folded(before)
+    assert ops(after) == ["Loop", "Concat", "Shape", "Cast", "Add", "Identity"]
+    before.nodes[0].attrs["body"].inputs[2].shape = None  # ONNX Runtime believes what the file states
+    after.nodes[0].attrs["body"].inputs[2].shape = None
+    assert_same(before, after)
