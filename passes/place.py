@@ -68,6 +68,8 @@ class _Placement:
     def choose(self) -> None:
         candidates = {}
         for node in self.nodes:
+            if node.name in self.kept:
+                continue
             entry = self.target.operator(node)
             reason = self.why_not(node, entry)
             if entry is not None and not reason:
@@ -91,8 +93,6 @@ class _Placement:
 
     def why_not(self, node: ir.Node, entry: Operator | None) -> str:
         """Why a node that computes with floats is not a candidate; empty when it is, or is of no interest."""
-        if node.name in self.kept:
-            return ""
         if entry is None:
             return self.target.excluded.get(node.op, "")
         for tensor in self.activations(node, entry):
