@@ -103,13 +103,26 @@ class Scheme:
             raise PlanError(
                 f"unknown scheme field '{sorted(unknown)[0]}'", fix="use dtype, symmetric, axis, block, bits"
             )
-        if data.get("dtype") not in _RANGES:
-            raise PlanError(f"unknown integer type '{data.get('dtype')}'", fix=f"use one of {', '.join(_RANGES)}")
-        axis, block, bits = data.get("axis"), data.get("block"), data.get("bits")
-        for name, value in (("axis", axis), ("block", block), ("bits", bits)):
-            if value is not None and not isinstance(value, int):
-                raise PlanError(f"scheme field '{name}' is {value!r}, not an integer")
+        dtype, symmetric = data.get("dtype"), data.get("symmetric")
+        if not isinstance(dtype, str) or dtype not in _RANGES:
+            raise PlanError(f"unknown integer type '{dtype}'", fix=f"use one of {', '.join(_RANGES)}")
+        if not isinstance(symmetric, bool):
+            raise PlanError(f"scheme field 'symmetric' is {symmetric!r}, not true or false")
+        axis, block = _integer(data, "axis"), _integer(data, "block", least=1)
         granularity: Granularity = PerTensor()
-        if isinstance(axis, int):
-            granularity = PerBlock(axis, block) if isinstance(block, int) else PerAxis(axis)
-        return Scheme(data["dtype"], bool(data.get("symmetric")), granularity, bits)  # type: ignore[arg-type]
+        if axis is not None:
+            granularity = PerAxis(axis) if block is None else PerBlock(axis, block)
+        elif block is not None:
+            raise PlanError("scheme field 'block' needs 'axis'", fix="say along which axis the blocks run")
+        return Scheme(dtype, symmetric, granularity, _integer(data, "bits", least=2))  # type: ignore[arg-type]
+
+
+def _integer(data: dict[str, object], name: str, least: int | None = None) -> int | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PlanError(f"scheme field '{name}' is {value!r}, not an integer")
+    if least is not None and value < least:
+        raise PlanError(f"scheme field '{name}' is {value}", fix=f"give {least} or more")
+    return value
