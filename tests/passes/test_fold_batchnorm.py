@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pass_helpers import assert_same, ops, program, refusals, run_pass
 
 from qcompiler import ir
+from qcompiler.passes import _linear
 from qcompiler.passes.fold_batchnorm import FoldBatchNorm
 
 
@@ -106,6 +107,14 @@ def test_a_weight_that_others_read_is_copied() -> None:
         c = Conv(x, w)  y = BatchNormalization(c, gamma, beta, mean, var)  z = Conv(x, w)
     }"""
     check(text, {"w": weights(2, 2, 1), **normalization(2)}, ["Conv", "Conv"])
+
+
+def test_weights_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linear, "_BLOCK", 20)
+    text = """(float[1,4,5] x) => (float[1,7,k] y) {
+        c = Conv(x, w)  y = BatchNormalization(c, gamma, beta, mean, var)
+    }"""
+    check(text, {"w": weights(7, 4, 2), **normalization(7)}, ["Conv"])
 
 
 @settings(max_examples=10, deadline=None)
