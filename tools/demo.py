@@ -22,7 +22,7 @@ from models import recipe  # noqa: E402
 from models.packages import FetchError  # noqa: E402
 from models.ppocr4_rec import decode, edits  # noqa: E402
 from qcompiler.progress import bar  # noqa: E402
-from qcompiler.report.text import render, table  # noqa: E402
+from qcompiler.report.text import render, table, titled  # noqa: E402
 
 NAME = "ppocr4-rec"
 CALIBRATION, EVALUATION, SHOWN = 128, 64, 6
@@ -50,12 +50,12 @@ def main() -> int:
 
     labels = one.labels(EVALUATION)
     before, after = (read(path, one.evaluation(EVALUATION)) for path in (source, compiled))
-    title = f"\n{SHOWN} of {EVALUATION} lines that it was not calibrated on, misread ones first"
-    lines = table("written", "float reads", "INT8 reads", title=title)
+    title = f"{SHOWN} of {EVALUATION} lines that it was not calibrated on, misread ones first"
+    lines = table("written", "float reads", "INT8 reads")
     for written, a, b in sorted(zip(labels, before, after), key=lambda row: row[0] == row[1] == row[2])[:SHOWN]:
         lines.add_row(Text(written), Text(a), Text(b))
-    console.print(lines)
-    console.print(f"\ncharacter error: float {error_rate(before, labels):.2f} %, INT8 {error_rate(after, labels):.2f} %")
+    console.print(titled(title, lines))
+    console.print(f"character error: float {error_rate(before, labels):.2f} %, INT8 {error_rate(after, labels):.2f} %")
     console.print(f"left {compiled.relative_to(ROOT)} and {(folder / 'report.json').relative_to(ROOT)}")
     return 0
 

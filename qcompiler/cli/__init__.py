@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -28,13 +29,14 @@ for command in (*compiling.COMMANDS, *compare.COMMANDS, *showing.COMMANDS):
     cli.add_command(command)
 
 
-def main() -> NoReturn:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits: 0 done, 1 not possible or not good enough, 2 wrongly asked, 130 interrupted."""
-    debug = "--debug" in sys.argv
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
     # A polite kill unwinds like Ctrl-C does, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        cli.main(prog_name="qcompiler", standalone_mode=False)
+        cli.main(arguments, prog_name="qcompiler", standalone_mode=False)
     except click.UsageError as error:
         _fail(_usage(error), 2)
     except click.ClickException as error:

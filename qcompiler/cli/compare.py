@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -46,34 +46,34 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
     """Hold COMPILED against SOURCE: its outputs, and its speed. Exits with 1 when a bound does not hold."""
     from qcompiler.verify import numbers, timing
 
-    with opened((source, compiled), given, quiet) as (sessions, samples, progress):
+    with opened({"source": source, "compiled": compiled}, given, quiet) as (sessions, samples, progress):
         before, after = sessions.values()
         errors = numbers.compare(before, after, progress("verify", samples))
         feeds = list(islice(samples, FEW))
-        speed = timing.interleaved(sessions, feeds, seconds=given["seconds"])[compiled]
+        speed = timing.interleaved(sessions, feeds, seconds=given["seconds"])["compiled"]
     if as_json:
         outputs = [{**vars(error), "sqnr": _json_number(error.sqnr)} for error in errors]
         found = {"source": source, "compiled": compiled, "samples": samples.count, "outputs": outputs}
         click.echo(json.dumps({**found, "speed": vars(speed)}, indent=1))
     elif not quiet:
         from qcompiler.report import OutputRecord
-        from qcompiler.report.text import agreement
+        from qcompiler.report.text import agreement, titled
 
         console = shared.console()
-        records = [OutputRecord(**vars(error)) for error in errors]
-        console.print(agreement(records, f"{samples.count} samples ({samples.where})"))
+        title = f"Agreement of {compiled} with {source} on {samples.count} samples ({samples.where})"
+        console.print(titled(title, agreement([OutputRecord(**vars(error)) for error in errors])))
         console.print(
             f"speed: {speed.speedup:.2f}x the source's (quartiles {speed.speedup_low:.2f} … {speed.speedup_high:.2f}), "
             f"{speed.median * 1e3:.3g} ms a run, {speed.rounds} rounds"
         )
     for error in errors:
-        where = f"{compiled}: output '{error.name}'"
+        output = f"output '{error.name}' has"
         if given["min_sqnr"] is not None and error.sqnr < given["min_sqnr"]:
-            raise short(where, f"has {error.sqnr:.2f} dB", f"{given['min_sqnr']:g} dB", "sqnr")
+            raise short(compiled, f"{output} {error.sqnr:.2f} dB", f"{given['min_sqnr']:g} dB", "sqnr")
         if given["min_cosine"] is not None and error.cosine < given["min_cosine"]:
-            raise short(where, f"has a cosine of {error.cosine:.6f}", f"{given['min_cosine']:g}", "cosine")
+            raise short(compiled, f"{output} a cosine of {error.cosine:.6f}", f"{given['min_cosine']:g}", "cosine")
         if given["min_top1"] is not None and error.top1 is not None and error.top1 < given["min_top1"]:
-            raise short(where, f"has a top-1 agreement of {error.top1:.4f}", f"{given['min_top1']:g}", "top1")
+            raise short(compiled, f"{output} a top-1 agreement of {error.top1:.4f}", f"{given['min_top1']:g}", "top1")
     if given["min_speedup"] is not None and speed.speedup < given["min_speedup"]:
         raise short(compiled, f"has {speed.speedup:.3f}x the source's speed", f"{given['min_speedup']:g}x", "speedup")
 
@@ -86,7 +86,7 @@ def bench_command(models: tuple[str, ...], as_json: bool, quiet: bool, **given: 
     from qcompiler.verify import footprint, timing
 
     models = tuple(dict.fromkeys(models))
-    with opened(models, given, quiet) as (sessions, samples, _):
+    with opened({model: model for model in models}, given, quiet) as (sessions, samples, _):
         feeds = list(islice(samples, FEW))
         times = timing.interleaved(sessions, feeds, seconds=given["seconds"])
     rows: list[dict[str, Any]] = [
@@ -106,17 +106,17 @@ def bench_command(models: tuple[str, ...], as_json: bool, quiet: bool, **given: 
     elif not quiet:
         from rich.text import Text
 
-        from qcompiler.report.text import megabytes, table
+        from qcompiler.report.text import megabytes, table, titled
 
         numbers = ("median", "quartiles", "speed", "size", "peak memory")
-        made = table("model", *numbers, right=numbers, title=f"On {samples.where}, {times[models[0]].rounds} rounds")
+        made = table("model", *numbers, right=numbers)
         for row in rows:
             low, high = row["quartiles_ms"]
             made.add_row(
                 Text(row["model"]), f"{row['median_ms']:.3g} ms", f"{low:.3g} … {high:.3g}", f"{row['speedup']:.2f}x",
                 megabytes(row["bytes"]), megabytes(row["peak_bytes"]) if row["peak_bytes"] else "?",
             )  # fmt: skip
-        shared.console().print(made)
+        shared.console().print(titled(f"On {samples.where}, {times[models[0]].rounds} rounds", made))
 
 
 COMMANDS = (verify_command, bench_command)
@@ -124,16 +124,17 @@ COMMANDS = (verify_command, bench_command)
 
 @contextmanager
 def opened(
-    models: Sequence[str], given: dict[str, Any], quiet: bool
+    models: Mapping[str, str], given: dict[str, Any], quiet: bool
 ) -> Iterator[tuple[dict[str, ort.InferenceSession], Samples, Any]]:
-    """A session of each model, checked to be of one kind, and samples for them; made-up ones where none are given."""
+    """A session of each model (paths by name), checked to be of one kind, and samples, made up where none are given."""
     from qcompiler import ir
     from qcompiler.data import open_samples, random_samples
     from qcompiler.runtime import session
 
     images = shared.image_options(given)
-    graph = ir.load(models[0])
-    for model in models[1:]:
+    first, *others = models.values()
+    graph = ir.load(first)
+    for model in others:
         if not Path(model).is_file():
             raise ModelError("no such file", where=model, fix="check the path")
     if given["data"]:
@@ -143,8 +144,10 @@ def opened(
     else:
         samples = random_samples(graph.inputs, given["limit"] or FEW)
     with ExitStack() as stack:
-        sessions = {model: stack.enter_context(session(model, threads=given["threads"])) for model in models}
-        check_alike(sessions)
+        sessions = {
+            name: stack.enter_context(session(model, threads=given["threads"])) for name, model in models.items()
+        }
+        check_alike(list(models.values()), list(sessions.values()))
         shown = stack.enter_context(bar(shared.console(error=True), quiet=quiet or bool(given.get("as_json"))))
 
         def progress(stage: str, feeds: Samples) -> Iterator[Any]:
@@ -156,10 +159,10 @@ def opened(
         yield sessions, samples, progress
 
 
-def check_alike(sessions: dict[str, ort.InferenceSession]) -> None:
+def check_alike(models: Sequence[str], sessions: Sequence[ort.InferenceSession]) -> None:
     """Raises ModelError unless all models have the first one's inputs and outputs."""
-    (first, base), *others = sessions.items()
-    for model, other in others:
+    first, base = models[0], sessions[0]
+    for model, other in zip(models[1:], sessions[1:]):
         for kind, a, b in (
             ("input", base.get_inputs(), other.get_inputs()),
             ("output", base.get_outputs(), other.get_outputs()),

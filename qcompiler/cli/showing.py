@@ -10,6 +10,7 @@ import click
 
 from qcompiler.cli import options as shared
 
+
 @click.command("inspect")
 @click.argument("model")
 @shared.target_options
@@ -20,7 +21,7 @@ from qcompiler.cli import options as shared
 def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: str, debug: bool) -> None:
     """Show what is in MODEL, what can be quantized and what not, and problems found."""
     from qcompiler import inspect, ir
-    from qcompiler.report.text import megabytes, operators, table
+    from qcompiler.report.text import megabytes, operators, table, titled
 
     graph = ir.load(model)
     if whole:
@@ -43,10 +44,7 @@ def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: st
 
     rows = quantizable(model, target, cpu)
     inside = sum(1 for _, _, reason in rows if not reason)
-    made = table(
-        "nodes", "operators", "why",
-        title=f"For {target}, once cleaned, {inside} of {len(rows)} nodes can be quantized", right=("nodes",),
-    )  # fmt: skip
+    made = table("nodes", "operators", "why", right=("nodes",))
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, op, reason in rows:
         groups[reason].append((name, op))
@@ -54,7 +52,7 @@ def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: st
         made.add_row(str(len(nodes)), Text(operators(op for _, op in nodes)), Text(reason or "in 8 bits"))
         if verbose and reason:
             made.add_row("", Text(", ".join(name for name, _ in nodes)), "")
-    console.print(made)
+    console.print(titled(f"For {target}, once cleaned, {inside} of {len(rows)} nodes can be quantized", made))
     found = list(inspect.problems(graph))
     console.print("Problems" if found else "No problems found", style="bold")
     for line in found:

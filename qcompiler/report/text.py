@@ -20,25 +20,34 @@ MOST_NAMES = 3
 
 def render(report: Report, *, verbose: bool = False) -> RenderableType:
     """The whole report; ``verbose`` names each node, pass and remark."""
-    parts: list[RenderableType] = [_head(report), gain(report), agreement(report.outputs, report.samples)]
-    if report.nodes and report.precision != "float":
-        parts.append(every_node(report.nodes) if verbose else fates(report.nodes))
-    parts += [_lines("Tried and taken back" if report.decisions else "", _shortened(report.decisions, verbose))]
-    parts.append(stages(report.stages))
+    cpu = f" ({report.cpu})" if report.cpu else ""
+    nodes = report.nodes if report.precision != "float" else []
+    counts = Counter(node.precision for node in nodes)
+    sections: list[tuple[str, Table | Text]] = [
+        ("", gain(report)),
+        (f"Agreement with the source on {report.samples}", agreement(report.outputs)),
+        (
+            "Nodes: " + ", ".join(f"{count} in {precision}" for precision, count in counts.most_common()),
+            every_node(nodes) if verbose else fates(nodes),
+        ),
+        ("Tried and taken back", _lines(_shortened(report.decisions, verbose))),
+        ("Stages", stages(report.stages)),
+    ]
     if verbose:
-        parts += [passes(report.passes), _lines("Remarks", report.diagnostics)]
-    parts.append(_lines("Warnings", report.warnings))
-    shown: list[RenderableType] = []
-    for part in parts:
-        if not (isinstance(part, Table) and not part.row_count) and not (isinstance(part, Text) and not part.plain):
-            shown += [part, Text()]
-    return Group(*shown[:-1])
+        sections += [("Passes", passes(report.passes)), ("Remarks", _lines(report.diagnostics))]
+    sections.append(("Warnings", _lines(report.warnings)))
+    head = Text(f"{report.model}: {report.precision} for {report.target}{cpu}, {report.runtime}\n", style="bold")
+    return Group(head, *(titled(title, body) for title, body in sections if _holds_something(body)))
 
 
-def table(*columns: str, title: str = "", right: Iterable[str] = ()) -> Table:
+def titled(title: str, body: Table | Text) -> Group:
+    """A heading over a table or lines. (A table's own title would be folded to the table's width.)"""
+    return Group(*([Text(title, style="bold")] if title else []), body, Text())
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
     """A table in the house's style: no lines but the one under the headings."""
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
-    made.pad_edge = made.show_edge = False
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return made
@@ -63,11 +72,10 @@ def _speedup(speed: SpeedRecord) -> str:
     )
 
 
-def agreement(outputs: Sequence[OutputRecord], samples: str = "") -> Table:
+def agreement(outputs: Sequence[OutputRecord]) -> Table:
     """Each output's agreement with the source's."""
-    title = f"Agreement with the source on {samples}" if samples and outputs else ""
     numbers = ("SQNR", "cosine", "top-1", "largest difference")
-    made = table("output", *numbers, title=title, right=numbers)
+    made = table("output", *numbers, right=numbers)
     for one in outputs:
         top1 = "" if one.top1 is None else f"{100 * one.top1:.1f} %"
         made.add_row(Text(one.name), decibels(one.sqnr), f"{one.cosine:.5f}", top1, f"{one.largest:.3g}")
@@ -79,16 +87,14 @@ def fates(nodes: Sequence[NodeRecord]) -> Table:
     groups: dict[tuple[str, str], list[NodeRecord]] = defaultdict(list)
     for node in nodes:
         groups[node.precision, _general(node.reason)].append(node)
-    counts = Counter(node.precision for node in nodes)
-    title = "Nodes: " + ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
-    made = table("nodes", "precision", "operators", "why", title=title, right=("nodes",))
+    made = table("nodes", "precision", "operators", "why", right=("nodes",))
     for (precision, reason), group in sorted(groups.items(), key=lambda item: (item[0][0] == "float", -len(item[1]))):
         made.add_row(str(len(group)), precision, Text(operators(node.op for node in group)), Text(reason))
     return made
 
 
 def every_node(nodes: Sequence[NodeRecord]) -> Table:
-    made = table("node", "operator", "precision", "runs as", "why", title="Nodes")
+    made = table("node", "operator", "precision", "runs as", "why")
     for node in nodes:
         made.add_row(Text(node.name), Text(node.op), node.precision, Text(node.form), Text(node.reason))
     return made
@@ -108,7 +114,7 @@ def passes(records: Sequence[PassRecord]) -> Table:
     rows: dict[str, list[PassRecord]] = defaultdict(list)
     for one in records:
         rows[one.name].append(one)
-    made = table("pass", "runs", "rewrites", "time", title="Passes", right=("runs", "rewrites", "time"))
+    made = table("pass", "runs", "rewrites", "time", right=("runs", "rewrites", "time"))
     for name, runs in rows.items():
         seconds = sum(run.seconds for run in runs)
         made.add_row(name, str(len(runs)), str(sum(run.rewrites for run in runs)), f"{seconds * 1e3:.1f} ms")
@@ -131,13 +137,12 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB"
 
 
-def _head(report: Report) -> Text:
-    cpu = f" ({report.cpu})" if report.cpu else ""
-    return Text(f"{report.model}: {report.precision} for {report.target}{cpu}, {report.runtime}", style="bold")
+def _holds_something(body: Table | Text) -> bool:
+    return body.row_count > 0 if isinstance(body, Table) else bool(body)
 
 
-def _lines(title: str, lines: Sequence[str]) -> Text:
-    return Text("\n").join([Text(title, style="bold"), *(Text(f"  {line}") for line in lines)]) if lines else Text()
+def _lines(lines: Sequence[str]) -> Text:
+    return Text("\n").join(Text(f"  {line}") for line in lines)
 
 
 def _general(reason: str) -> str:
