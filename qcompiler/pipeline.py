@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qcompiler import ir
-from qcompiler.errors import PassError, QCompilerError
+from qcompiler.errors import ModelError, PassError, QCompilerError
 
 if TYPE_CHECKING:
     from qcompiler.plan import Plan
@@ -46,11 +46,13 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement."""
+    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``channels``:
+    magnitudes a channel of tensors that read by name, None where no samples were run yet."""
 
     target: Target | None = None
     plan: Plan | None = None
     statistics: Any = None
+    channels: Any = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class PassRun:
 class Pipeline:
     """Runs passes in order over one graph.
 
-    ``after`` is called as ``after(pass, graph)`` when a pass has ended and the structure has been found sound: printing,
-    ONNX's checker and numeric comparison hook in here.
+    ``after`` is called as ``after(pass, graph)`` when a pass has ended and the structure has been found sound:
+    printing, ONNX's checker and numeric comparison hook in here.
     """
 
     passes: Sequence[Pass]
@@ -98,20 +100,27 @@ class Pipeline:
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassContext:
         """Edits ``graph``; returns the context with the newest plan. Raises PassError naming the pass that failed."""
+        interface = _interface(graph)
         for one in self.passes:
             start = time.perf_counter()
             try:
                 result = one.run(graph, ctx)
+                if not isinstance(result, PassResult):
+                    raise TypeError(f"run returned {type(result).__name__}, not PassResult")
                 ir.adopt(graph)
+                if _interface(graph) != interface:
+                    raise ModelError(
+                        "the model's inputs and outputs have changed", why=f"{interface} became {_interface(graph)}"
+                    )
                 ir.check_structure(graph)
                 ir.sort(graph)
             except QCompilerError as error:
                 raise PassError(error.what, where=_place(one, error), why=error.why, fix=error.fix) from error
-            except (ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+            except Exception as error:  # a pass is anybody's code
                 raise PassError(
                     f"failed with {type(error).__name__}: {error}",
                     where=f"pass {one.name}",
-                    fix="this is a fault of the pass: leave it out with --passes -NAME, and report it",
+                    fix=f"this is a fault of the pass: leave it out with --passes -{one.name}, and report it",
                 ) from error
             named = tuple(replace(d, source=one.name) for d in result.diagnostics)
             result = replace(result, diagnostics=named)
@@ -153,6 +162,11 @@ def count_rewrites(runs: Iterable[PassRun]) -> dict[str, int]:
     for run in runs:
         totals[run.name] = totals.get(run.name, 0) + run.result.rewrites
     return totals
+
+
+def _interface(graph: ir.Graph) -> str:
+    inputs, outputs = (", ".join(tensor.name for tensor in tensors) for tensors in (graph.inputs, graph.outputs))
+    return f"{inputs} => {outputs}"
 
 
 def _place(one: Pass, error: QCompilerError) -> str:

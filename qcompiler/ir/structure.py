@@ -7,7 +7,10 @@ from qcompiler.ir.graph import Constant, Graph, Tensor, subgraphs
 
 
 def check_structure(graph: Graph) -> None:
-    """Raises ModelError at the first violation: a dangling input, a name used twice, a tensor with two producers."""
+    """Raises ModelError at the first violation: a dangling input, a name used twice, a tensor with two producers.
+
+    Cycles are found by ``sort``.
+    """
     owners: dict[str, Tensor] = {}
     node_names: set[str] = set()
     _check(graph, set(), owners, node_names)
@@ -38,7 +41,9 @@ def _check(graph: Graph, visible: set[Tensor], owners: dict[str, Tensor], node_n
         for inner in subgraphs(node):
             _check(inner, here, owners, node_names)
     for tensor in graph.outputs:
-        if not isinstance(tensor, Constant) and tensor not in here:
+        if isinstance(tensor, Constant):
+            _own(tensor, owners, f"graph '{graph.name}'")
+        elif tensor not in here:
             raise ModelError(f"output '{tensor.name}' is never computed", where=f"graph '{graph.name}'")
 
 
