@@ -70,7 +70,7 @@ class Solve(Pass):
                 seen = found if seen is None else seen.merge(found)
         if seen is None:
             raise PassError(
-                f"the statistics do not cover '{members[0].name}'", where=graph.name, fix="calibrate this model again"
+                f"the statistics do not cover '{members[0].name}'", where="statistics", fix="calibrate this model again"
             )
         low, high = OBSERVERS[self.observer](seen, scheme)
         first, last = math.inf, -math.inf

@@ -29,6 +29,10 @@ from qcompiler.target import PRECISIONS, Target, load_target
 from qcompiler.verify import numbers, timing
 
 
+CHANNEL_SAMPLES = 32
+"""How many samples channel magnitudes are taken from: outlying channels are the same ones in all of them."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to compile, beyond what and for which target.
@@ -158,6 +162,8 @@ class Compilation:
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
+            if plan.smoothing:
+                self._run([registry.make("smooth-matmul")], self.graph, PassContext(self.target, plan))
             plan.check(self.graph)
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
@@ -183,14 +189,32 @@ class Compilation:
             ctx = self.placed(ctx)
         if self.precision == "int8-dynamic":
             return self.solved(ctx), None
-        if statistics is None:
-            with self.stages("calibrate"):
-                statistics = self.calibrated(self.observed(ctx.plan or Plan()))
-        else:
-            statistics.check(self.graph, self.observed(ctx.plan or Plan()))
+        with self.stages("calibrate"):
+            ctx = self.smoothed(ctx, statistics)
+            if statistics is None:
+                assert ctx.plan is not None
+                statistics = self.calibrated(self.observed(ctx.plan))
+                statistics = replace(statistics, channels=ctx.channels)
+            else:
+                statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
         with self.stages("solve"):
             return self.solved(ctx), statistics
+
+    def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
+        """The context after smoothing the graph, and placement of what came of it."""
+        if "smooth-matmul" not in self.pipeline.get("decide", ()):
+            return replace(ctx, channels={})
+        smooth = registry.make("smooth-matmul")
+        if statistics is not None:
+            channels = statistics.channels
+        else:
+            assert ctx.plan is not None
+            names = smooth.wanted(self.graph, ctx.plan)  # type: ignore[attr-defined]
+            feeds = islice(self.samples(), CHANNEL_SAMPLES)
+            channels = calibrate.channel_magnitudes(self.graph, names, feeds) if names else {}
+        ctx = self._run([smooth], self.graph, replace(ctx, channels=channels))
+        return self.placed(ctx)
 
     def placed(self, ctx: PassContext) -> PassContext:
         return self._run([registry.make("place", {"precision": self.precision})], self.graph, ctx)
@@ -223,18 +247,20 @@ class Compilation:
         ]
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
+        def progress(done: int, total: int | None) -> None:
+            if self.options.progress is not None:
+                self.options.progress("calibrate", done, total)
+
+        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=progress)
+
+    def samples(self) -> Samples:
         if self.data is None:
             raise DataError(
                 "int8 needs samples to take ranges from",
                 where=self.source.name,
                 fix="give data (--data), or use the precision int8-dynamic, which needs none",
             )
-
-        def progress(done: int, total: int | None) -> None:
-            if self.options.progress is not None:
-                self.options.progress("calibrate", done, total)
-
-        return calibrate.collect(self.graph, tensors, self.data, on_sample=progress)
+        return self.data
 
     def feeds(self) -> list[Feed]:
         """The samples that speed and agreement are measured on; made up where the user gave none, and none at all

@@ -76,7 +76,8 @@ class Decision:
 class Plan:
     """``sites``: what is quantized; ``intended``: the nodes meant to work on codes (others may read a quantized tensor
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
-    been quantized and stay in float, with the reason; ``decisions``: what asking the target led to."""
+    been quantized and stay in float, with the reason; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
+    divided and the weights that read them multiplied; ``decisions``: what asking the target led to."""
 
     target: str = ""
     precision: str = ""
@@ -84,6 +85,7 @@ class Plan:
     intended: frozenset[str] = frozenset()
     ties: tuple[frozenset[str], ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
+    smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
 
     def tensors(self) -> dict[str, dict[Site, TensorQuant]]:
@@ -157,11 +159,12 @@ class Plan:
             f"    {json.dumps({'where': list(d.where), 'action': d.action, 'reason': d.reason})}" for d in self.decisions
         )
         tensors = ",\n".join(lines)
+        smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(_shortest(v))}" for k, v in sorted(self.smoothing.items()))
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
         return (
             f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
-            f'  "kept": {{\n{kept}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
+            f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
         )
 
     @staticmethod
@@ -172,7 +175,7 @@ class Plan:
             raise PlanError("not JSON", why=str(error)) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise PlanError(f"not a plan of format {FORMAT}", fix=_REPLAN)
-        unknown = set(data) - {"format", "target", "precision", "intended", "tensors", "ties", "kept", "decisions"}
+        unknown = set(data) - {"format", "target", "precision", "intended", "tensors", "ties", "kept", "smoothing", "decisions"}
         if unknown:
             raise PlanError(f"unknown field '{min(unknown)}'", fix="remove it")
         try:
@@ -189,6 +192,7 @@ class Plan:
                 frozenset(data.get("intended", ())),
                 ties,
                 dict(data.get("kept", {})),
+                {name: np.asarray(scale, np.float32) for name, scale in data.get("smoothing", {}).items()},
                 decisions,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -223,11 +227,15 @@ def _short(quant: TensorQuant | None) -> str:
 def _quant_json(quant: TensorQuant, uses: list[Site]) -> dict[str, Any]:
     data: dict[str, Any] = {"uses": [str(site) for site in uses], **quant.scheme.to_json(), "origin": quant.origin}
     if quant.scale is not None and quant.zero_point is not None:
-        # The shortest decimal that reads back as the same float32.
-        data["scale"] = np.vectorize(lambda v: float(str(np.float32(v))), otypes=[float])(quant.scale).tolist()
+        data["scale"] = _shortest(quant.scale)
         same = quant.zero_point.size and np.all(quant.zero_point == quant.zero_point.flat[0])
         data["zero_point"] = int(quant.zero_point.flat[0]) if same else quant.zero_point.tolist()
     return data
+
+
+def _shortest(values: np.ndarray) -> Any:
+    """Numbers in the shortest decimals that read back as the same float32."""
+    return np.vectorize(lambda v: float(str(np.float32(v))), otypes=[float])(values).tolist()
 
 
 def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:

@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from qcompiler import ir
+from qcompiler.calibrate.channels import Channels
 from qcompiler.errors import StatisticsError
 
 FORMAT = 1
@@ -112,13 +113,15 @@ class Statistics:
     """Statistics of a model's tensors by name, with what they are of.
 
     ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
-    the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal.
+    the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``channels``: magnitudes
+    along the last axis of the tensors that smoothing may scale.
     """
 
     tensors: dict[str, TensorStatistics]
     model_key: str
     samples: int
     data_key: str = field(default="0" * 64)
+    channels: dict[str, Channels] = field(default_factory=dict)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
@@ -138,6 +141,7 @@ class Statistics:
             self.model_key,
             self.samples + other.samples,
             add_keys(self.data_key, other.data_key),
+            {**self.channels, **other.channels},
         )
 
     def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
@@ -158,7 +162,9 @@ class Statistics:
             "data_key": self.data_key,
             "samples": self.samples,
             "tensors": list(self.tensors),
+            "channels": list(self.channels),
         }
+        channels = list(self.channels.values())
         arrays = {
             "header": np.array(json.dumps(header)),
             "sizes": np.array([v.bins.size for v in values], np.int64),
@@ -168,6 +174,9 @@ class Statistics:
             "tallies": np.array([[getattr(v, n) for n in _TALLIES] for v in values], np.uint64).reshape(-1, 3),
             "first_bad": np.array([-1 if v.first_bad_sample is None else v.first_bad_sample for v in values], np.int64),
         }
+        arrays["channel_sizes"] = np.array([c.largest.size for c in channels], np.int64)
+        for name in ("largest", "mean_square"):
+            arrays[f"channel_{name}"] = np.concatenate([np.empty(0), *(getattr(c, name) for c in channels)])
         with ir.written_beside(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         return path
@@ -226,7 +235,10 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             negative,
             None if first < 0 else first,
         )
-    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]))
+    ends = np.cumsum(arrays["channel_sizes"])[:-1]
+    parts = [np.split(arrays[f"channel_{name}"], ends) for name in ("largest", "mean_square")]
+    channels = {name: Channels(largest, mean) for name, largest, mean in zip(header["channels"], *parts)}
+    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]), channels)
 
 
 def model_key(graph: ir.Graph) -> str:
