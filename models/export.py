@@ -137,19 +137,19 @@ def main(name: str, *arguments: str) -> None:
         module = _minilm_l6(*parts)
         ids = torch.randint(1000, 20000, (2, 16))
         example: tuple[Any, ...] = (ids, torch.ones_like(ids), torch.zeros_like(ids))
-        inputs, output = ("input_ids", "attention_mask", "token_type_ids"), "last_hidden_state"
+        inputs, output = ["input_ids", "attention_mask", "token_type_ids"], "last_hidden_state"
         axes = {key: {0: "batch", 1: "sequence"} for key in (*inputs, output)}
     else:
-        module = {"mobilenet-v2": _mobilenet_v2, "efficientnet-lite0": _efficientnet_lite0}[name](*parts)
+        module = _mobilenet_v2(*parts) if name == "mobilenet-v2" else _efficientnet_lite0(*parts)
         example = (torch.zeros(2, 3, 224, 224),)
-        inputs, output = ("image",), "logits"
+        inputs, output = ["image"], "logits"
         axes = {key: {0: "batch"} for key in (*inputs, output)}
     torch.onnx.export(
         module.eval(),
         example,
         out,
         opset_version=OPSET,
-        input_names=list(inputs),
+        input_names=inputs,
         output_names=[output],
         dynamic_axes=axes,
         dynamo=False,

@@ -107,7 +107,7 @@ class Package:
                 with zipfile.ZipFile(archive) as container, container.open(name) as file:
                     yield file
             else:
-                with tarfile.open(archive) as container, _extracted(container, name) as file:
+                with tarfile.open(archive) as tar, _extracted(tar, name) as file:
                     yield file
         except KeyError:
             raise FetchError(f"{self}: {archive.name} has no member {name}; correct the recipe") from None
@@ -119,9 +119,9 @@ class Package:
             with zipfile.ZipFile(archive) as container:
                 return {name: container.read(name) for name in wanted}
         found = {}
-        with tarfile.open(archive) as container:
-            for entry in container:
-                if entry.name in wanted and (file := container.extractfile(entry)):
+        with tarfile.open(archive) as tar:
+            for entry in tar:
+                if entry.name in wanted and (file := tar.extractfile(entry)):
                     found[entry.name] = file.read()
         return found
 
@@ -131,8 +131,8 @@ class Package:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as container:
                 return sorted(container.namelist())
-        with tarfile.open(archive) as container:
-            return sorted(container.getnames())
+        with tarfile.open(archive) as tar:
+            return sorted(tar.getnames())
 
     def _download(self, folder: Path) -> Path:
         if self.registry == "pypi":

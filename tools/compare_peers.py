@@ -64,8 +64,9 @@ class Peer:
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            command = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            done = subprocess.run([*command, *self.requirements], capture_output=True, text=True, check=False)
+            command = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            command += self.requirements
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise FetchError(f"not installed: {last_line(done.stderr)}")
             complete.touch()
@@ -241,7 +242,7 @@ def command_for(tool: str, name: str, model: Path, samples: Path, out: Path) -> 
 
 def measure(models: dict[str, str], **how: Any) -> dict[str, dict[str, Any]]:
     """What tools/peers/measure.py finds in a process of its own; a model that takes it down is measured apart."""
-    command = [sys.executable, ROOT / "tools" / "peers" / "measure.py"]
+    command = [sys.executable, str(ROOT / "tools" / "peers" / "measure.py")]
     wanted = json.dumps({"models": models, **how})
     done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
     if done.returncode == 0:

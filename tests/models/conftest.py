@@ -1,6 +1,7 @@
-"""The recipes are no part of the installed compiler: they are imported from the repository's root."""
+"""Recipes and tools are no part of the installed compiler: they are imported from the repository's root."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
