@@ -158,7 +158,7 @@ class Compilation:
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
         if self.precision == "float":
-            return self.finish(None, None, Candidate(self.graph, None))
+            return self.finish(None, None, Candidate(self.lowered(Plan()), None))
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
@@ -235,6 +235,7 @@ class Compilation:
         """The plan written into a copy of the cleaned graph."""
         graph = ir.clone(self.graph)
         self.run_passes("lower", graph, PassContext(self.target, plan))
+        self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
 
     def observed(self, plan: Plan) -> list[str]:
