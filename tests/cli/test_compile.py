@@ -13,7 +13,6 @@ from cli.programs import invoke, samples
 
 from qcompiler import registry
 
-
 FLOAT = ("--precision", "float", "--no-timing")
 
 

@@ -18,9 +18,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables of a process that has the package."""
     work = tmp_path_factory.mktemp("plugin")
     shutil.copytree(Path(__file__).with_name("package"), work / "source")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
-               "--no-build-isolation", "--target", work / "installed", work / "source"]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *offline, "--target", work / "installed"]
+    subprocess.run([*command, work / "source"], check=True, capture_output=True)
     return {**os.environ, "PYTHONPATH": str(work / "installed")}
 
 
@@ -39,8 +39,9 @@ def test_found_and_shown(environment: dict[str, str]) -> None:
 
 
 def test_run(environment: dict[str, str], tmp_path: Path) -> None:
-    text = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { a = Neg(x) b = Neg(a) y = Relu(b) }'
-    onnx.save(parser.parse_model(text), tmp_path / "model.onnx")
+    body = "g (float[2] x) => (float[2] y) { a = Neg(x) b = Neg(a) y = Relu(b) }"
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {body}')
+    onnx.save(model, tmp_path / "model.onnx")
     common = ("compile", tmp_path / "model.onnx", "--precision", "float", "--verify", "numeric", "--no-timing")
     operators = {}
     for name, change in (("with", "+negate-twice@fold-constants"), ("without", "+negate-twice{most=0}")):

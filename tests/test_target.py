@@ -1,0 +1,101 @@
+"""Targets as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pass_helpers import program
+
+from qcompiler import registry, target
+from qcompiler.errors import TargetError
+from qcompiler.scheme import PerAxis
+from qcompiler.target import describe, load_target, target_names
+
+TEXT = """
+name = "mine"
+summary = "for tests"
+opset = 17
+activation = { dtype = "uint8", symmetric = false }
+weight = { dtype = "int8", symmetric = true }
+bias = { dtype = "int32", symmetric = true }
+"""
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_targets_of_the_package_are_sound(name: str) -> None:
+    kinds = load_target(name).cpus
+    for cpu in ("auto", *kinds):
+        one = load_target(name, cpu)
+        assert one.summary and one.operators and one.cpu in kinds
+        assert all(registry.parse(text) for names in one.pipeline.values() for text in names)
+        assert not {entry.op for entry in one.operators} & {*one.absorbed, *one.excluded}
+        assert len(list(describe(one))) == len(one.operators) + len(one.absorbed) + len(one.excluded)
+
+
+def test_cpu_kinds_change_schemes() -> None:
+    schemes = {cpu: load_target("ort-cpu", cpu) for cpu in ("vnni", "avx2", "arm")}
+    assert schemes["vnni"].weight.bits is None and schemes["avx2"].weight.bits == 7
+    assert schemes["vnni"].activation.dtype == "uint8" and schemes["arm"].activation.dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    "machine, flags, expected",
+    [("x86_64", "avx2 avx512_vnni", "vnni"), ("x86_64", "avx2 avx_vnni", "vnni"), ("x86_64", "avx2", "avx2"),
+     ("aarch64", "", "arm"), ("arm64", "", "arm")],
+)  # fmt: skip
+def test_detection(machine: str, flags: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target.platform, "machine", lambda: machine)
+    monkeypatch.setattr(target.Path, "read_text", lambda self: flags)
+    assert target.detect_cpu() == expected
+
+
+def test_operators_fit_by_attributes_and_constants() -> None:
+    one = load_target("ort-cpu")
+    weights = {"w": np.ones((2, 2), np.float32), "h": np.ones((2, 2), np.float16)}
+    graph = program(
+        """(float[2,2] x, float16[2,2] z) => (float[2,2] a, float[2,2] b, float[2,2] c, float[2,2] d, float16[2,2] e) {
+            a = Gemm(x, w)
+            b = Gemm<transB=1>(x, w)
+            c = Gemm<alpha=2.0>(x, w)
+            d = MatMul(x, x)
+            e = MatMul(z, h)
+        }""",
+        weights,
+    )
+    found = [one.operator(node) for node in graph.nodes]
+    assert [entry.weight_axis if entry else None for entry in found] == [1, 0, None, None, None]
+    assert found[0] is not None and found[0].heavy
+    assert one.weight_scheme(found[0], 2).granularity == PerAxis(1)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (TEXT.replace("opset = 17", ""), ("'opset' is missing",)),
+        (TEXT + "colour = 1", ("unknown field 'colour'",)),
+        (TEXT + '[[operator]]\nop = "Conv"\nweigth = 1', ("operator Conv", "unknown field 'weigth'")),
+        ("name = ", ("is not TOML",)),
+    ],
+)
+def test_files_that_cannot_be_used(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(TargetError) as caught:
+        load_target(str(tmp_path / "mine.toml"))
+    assert "mine.toml" in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(TEXT)
+    one = load_target(str(tmp_path / "mine.toml"))
+    assert (one.name, one.cpu, one.cpus, one.operators) == ("mine", "", {}, ())
+
+
+def test_names() -> None:
+    with pytest.raises(TargetError, match=r"no target 'ort-cqu'; did you mean ort-cpu\?"):
+        load_target("ort-cqu")
+    with pytest.raises(TargetError, match="cannot be read"):
+        load_target("gone.toml")
+    with pytest.raises(TargetError, match="knows no CPU kind 'z80'; use one of auto, vnni"):
+        load_target("ort-cpu", "z80")
