@@ -180,7 +180,7 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def _raised(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
-    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, ValueError, TypeError, onnx.version_converter.ConvertError) as error:
         raise ModelError(
             f"cannot be raised to operator set {OLDEST_OPSET}",
             where=where,
@@ -298,7 +298,7 @@ class _Reader:
             return self.constant(proto.t, proto.t.name or proto.name)
         if kind == AttributeProto.GRAPH:
             return self.graph(proto.g, scope)
-        if kind == AttributeProto.GRAPHS:
+        if kind == AttributeProto.GRAPHS and proto.graphs:
             return [self.graph(g, scope) for g in proto.graphs]
         return proto  # empty lists keep their type; sparse tensors and types pass through untouched
 

@@ -72,6 +72,11 @@ def test_broken_graphs(text: str, said: str) -> None:
     assert said in refusal(model(text))
 
 
+def test_a_broken_graph_of_an_old_operator_set() -> None:
+    proto = model("(float[2] x) => (float[2] y) { y = Add(x, ghost) }", opset=6)
+    assert "cannot be raised to operator set 7 (Input ghost is undefined!)" in refusal(proto)
+
+
 def test_a_cycle_names_its_nodes() -> None:
     proto = model("(float[2] x) => (float[2] y) { a = Add(x, b)  b = Relu(a)  y = Neg(a) }")
     proto.graph.node[0].name, proto.graph.node[1].name = "first", "second"

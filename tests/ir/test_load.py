@@ -173,7 +173,8 @@ def test_custom_domains_pass_through_untouched() -> None:
     proto = model(
         '(float[2] x) => (float[2] y) { y = custom.Foo<a = 1, b = [1.5], c = "text", d = ["p", "q"]>(x, , x) }'
     )
-    proto.graph.node[0].attribute.add(name="empty", type=onnx.AttributeProto.INTS)
+    for kind in ("INTS", "FLOATS", "STRINGS", "GRAPHS", "TENSORS"):
+        proto.graph.node[0].attribute.add(name=kind, type=onnx.AttributeProto.AttributeType.Value(kind))
     proto.graph.node[0].attribute.add(name="bytes", type=onnx.AttributeProto.STRING, s=b"\xff\x00")
     proto.graph.node[0].attribute.add(name="kind", type=onnx.AttributeProto.TYPE_PROTO, tp=proto.graph.input[0].type)
     proto.graph.node[0].name = "foo"
