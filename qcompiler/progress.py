@@ -16,20 +16,21 @@ def bar(console: Any, *, quiet: bool = False) -> Iterator[Progress | None]:
     if quiet or not console.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Display
 
-    text = TextColumn("{task.description}")
-    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    said, counted = TextColumn("{task.description}"), TextColumn("{task.fields[counted]}")
+    columns = (SpinnerColumn(), said, BarColumn(), counted, TimeElapsedColumn())
     with Display(*columns, console=console, transient=True) as display:
-        current = display.add_task("load", total=None)
-        shown = "load"
+        shown = ""
+        current = display.add_task("", total=None, counted="")
 
         def progress(stage: str, done: int, total: int | None) -> None:
             nonlocal shown
             if stage != shown:
                 display.reset(current, description=stage, total=total)
                 shown = stage
-            display.update(current, completed=done, total=total)
+            counted = f"{done}/{total}" if total else str(done or "")
+            display.update(current, completed=done, total=total, counted=counted)
 
         yield progress
