@@ -139,16 +139,12 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
     shared.check_outputs([output], (models[0], given["data"], given["stats"], given["recipe"]))
 
     from qcompiler.calibrate import Statistics
-    from qcompiler.pipeline import PassContext
-    from qcompiler.refine import Refiner
+    from qcompiler.plan import Plan
 
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
     with compilation(models[0], given, needs_data=statistics is None) as (job, _):
         shared.check_outputs([output], job.source.sources)
-        job.clean()
-        plan, statistics = job.decide(statistics)
-        with job.stages("verify"):
-            plan = Refiner(job, PassContext(job.target, plan, statistics)).refined().plan or plan
+        plan = job.run(None, statistics).plan or Plan()
         plan.save(output)
     finish(job, given)
     if not given["quiet"]:
@@ -170,16 +166,11 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
     if not given["data"]:
         raise click.UsageError("needs --data: the samples to observe", click.get_current_context())
     shared.check_outputs([output], (model, given["data"]))
-
-    from qcompiler.pipeline import PassContext
-    from qcompiler.plan import Plan
-
     with compilation(model, given) as (job, _):
         shared.check_outputs([output], job.source.sources)
         job.clean()
-        plan = job.placed(PassContext(job.target, Plan())).plan or Plan()
-        with job.stages("calibrate"):
-            statistics = job.calibrated(job.observed(plan))
+        _, statistics = job.decide()
+        assert statistics is not None  # this is int8
         statistics.save(output)
     finish(job, given)
     if not given["quiet"]:

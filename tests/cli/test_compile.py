@@ -88,10 +88,10 @@ def test_plan_then_compile(folder: Path, model: str, timing: list[str]) -> None:
 def test_edited_plan(folder: Path) -> None:
     invoke("plan", "matmul.onnx", "-o", "p.json", "--data", "matmul.npz", "--no-timing")
     plan = json.loads((folder / "p.json").read_text())
-    plan["tensors"]["x"][0]["scale"] = 0.5
+    next(one for ones in plan["tensors"].values() for one in ones if "first:0" in one["uses"])["scale"] = 0.5
     (folder / "edited.json").write_text(json.dumps(plan))
     changed = invoke("plan", "--diff", "p.json", "edited.json")
-    assert changed.code == 0 and changed.out.count("\n") == 1 and "x at first:0" in changed.out and "0.5" in changed.out
+    assert changed.code == 0 and changed.out.count("\n") == 1 and " at first:0: " in changed.out and "0.5" in changed.out
     assert invoke("plan", "--diff", "p.json", "p.json").out == "the plans are the same\n"
     assert invoke("compile", "matmul.onnx", "-o", "out.onnx", "--plan", "edited.json", "--no-timing").code == 0
     values = [onnx.numpy_helper.to_array(w) for w in onnx.load(folder / "out.onnx").graph.initializer]
@@ -104,7 +104,7 @@ def test_statistics_then_compile(folder: Path) -> None:
     assert invoke("compile", "conv.onnx", "-o", "a.onnx", "--stats", "s.npz", "--no-timing").code == 0
     assert invoke("compile", "conv.onnx", "-o", "b.onnx", "--data", "conv.npz", "--no-timing").code == 0
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
-    invoke("compile", "matmul.onnx", "-o", "c.onnx", "--stats", "s.npz").fails(1, "another model")
+    invoke("compile", "matmul.onnx", "-o", "c.onnx", "--stats", "s.npz").fails(1)
 
 
 def test_keep_float_and_recipe(folder: Path) -> None:
