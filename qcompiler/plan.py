@@ -72,7 +72,7 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """``sites``: what is quantized; ``intended``: the nodes meant to work on codes (others may read a quantized tensor
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
@@ -87,6 +87,9 @@ class Plan:
     kept: Mapping[str, str] = field(default_factory=dict)
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_json() == other.to_json()
 
     def tensors(self) -> dict[str, dict[Site, TensorQuant]]:
         """Sites by tensor, both in order."""

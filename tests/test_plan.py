@@ -38,6 +38,7 @@ def plan() -> Plan:
         intended=frozenset({"first", "second"}),
         ties=(frozenset({"h", "x"}),),
         kept={"third": "it 'says' so"},
+        smoothing={"x": np.array([0.1, 2.0], np.float32)},
     ).deciding(["third"], "returned to float", "measured")
 
 
@@ -47,6 +48,8 @@ def test_round_trip(tmp_path: Path) -> None:
     one.save(tmp_path / "p.json")
     again = Plan.load(tmp_path / "p.json")
     assert again == one and again.to_json() == one.to_json()
+    assert again.smoothing["x"].tobytes() == one.smoothing["x"].tobytes()
+    assert again != replace(one, smoothing={})
 
 
 def test_one_line_a_tensor() -> None:
