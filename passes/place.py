@@ -104,6 +104,9 @@ class _Placement:
                 return f"weight '{weight.name}' has values that are not finite"
             if weight.values.ndim != 2 and node.op == "MatMul":
                 return f"weight '{weight.name}' is not a matrix"
+            terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)
+            if terms < entry.least_depth:
+                return f"a product of {terms} terms is not worth rounding"
         return ""
 
     def activations(self, node: ir.Node, entry: Operator) -> list[ir.Tensor]:

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.calibrate import Channels
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan
@@ -16,14 +15,18 @@ from qcompiler.plan import Plan
 
 @dataclass(frozen=True)
 class SmoothMatMul(Pass):
-    """``MatMul(x, W)`` becomes ``MatMul(x / s, s · W)`` with one s for each of the K channels, all readers of ``x``
-    alike (SmoothQuant, Xiao et al. 2022, equation 3). With few bits, x / s and s · W are easier than x and W.
+    """``MatMul(x, W)`` becomes ``MatMul(x · f, W / f)`` with one factor f for each of the K channels, all readers of
+    ``x`` alike (SmoothQuant, Xiao et al. 2022, equation 3, where s = 1/f). With few bits, these are easier than x and W.
 
-    s_k = largest|x_k|^a / largest|W_k|^(1-a), with the strength ``a`` that makes the smallest expected error at the
-    output: rounding x at step d adds d²/12 · Σ s_k²|W_k|², rounding column n of W at step e_n adds
-    e_n²/12 · Σ E[x_k²]/s_k². A strength that saves less than ``least_gain`` dB is not worth the extra product.
+    f_k = largest|W_k|^(1-a) / largest|x_k|^a. Where that is not enough, the few channels that reach farthest get the
+    factor 0 and are multiplied in float beside the rest (LLM.int8(), Dettmers et al. 2022):
+    ``MatMul(x · f, W / f) + MatMul(x[farthest], W[farthest])``.
 
-    1. MatMul and Gemm (transB = 0) with a constant [K, N] weight, where the context has the channels of ``x``.
+    The strength ``a`` and the number of such channels are searched for each tensor: both sides are rounded on some rows
+    of ``x``, and the product's error is judged row by row against the row's own size, since normalization behind it
+    makes every row count alike.
+
+    1. MatMul and Gemm (transB = 0) with a constant [K, N] weight, where the context has rows of ``x``.
     2. A plan that has smoothing already is applied as it is.
     """
 
@@ -43,17 +46,19 @@ class SmoothMatMul(Pass):
         plan = ctx.plan or Plan()
         places = {tensor.name: (tensor, readers) for tensor, readers in smoothable(graph).items()}
         smoothing, diagnostics = dict(plan.smoothing), []
-        for name, channels in {} if smoothing else (ctx.channels or {}).items():
-            weights = [node.inputs[1].values.astype(np.float64) for node in places[name][1]]
-            scale, gain = best_scale(channels, np.concatenate(weights, axis=1))
+        for name, rows in ({} if smoothing else (ctx.rows or {})).items():
+            weight = np.concatenate([node.inputs[1].values for node in places[name][1]], axis=1)
+            factor, gain = best_factor(rows, weight)
             if gain >= self.least_gain:
-                smoothing[name] = scale.astype(np.float32)
-                diagnostics.append(Diagnostic(name, f"smoothed, {gain:.1f} dB less noise expected"))
+                smoothing[name] = factor
+                apart = int(np.sum(factor == 0.0))
+                beside = f" with {apart} channels in float beside it" if apart else ""
+                diagnostics.append(Diagnostic(name, f"smoothed{beside}, {gain:.1f} dB less noise expected"))
         namer = ir.Namer(graph)
-        for name, scale in smoothing.items():
+        for name, factor in smoothing.items():
             if name not in places:
                 raise PassError(f"no product reads '{name}'", where="smoothing", fix="make the plan anew")
-            _smooth(graph, *places[name], scale, namer)
+            _smooth(graph, *places[name], factor, namer)
         return PassResult(len(smoothing), tuple(diagnostics), replace(plan, smoothing=smoothing))
 
 
@@ -80,35 +85,102 @@ def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
     return found
 
 
-def best_scale(channels: Channels, weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """(s ``[K]``, expected gain in dB) for a weight ``[K, N]``; s has a geometric mean of one."""
-    reach = np.maximum(channels.largest, channels.largest.max() * 1e-5 + 1e-30)
-    rows = np.abs(weight).max(axis=1)
-    rows = np.maximum(rows, rows.max() * 1e-5 + 1e-30)
-    energy = np.sum(weight * weight, axis=1)
-    best, least, plain = np.ones_like(reach), np.inf, np.inf
-    for strength in (0.0, *np.arange(0.3, 0.95, 0.05)):
-        scale = reach**strength / rows ** (1.0 - strength) if strength else np.ones_like(reach)
-        scale = scale / np.exp(np.mean(np.log(scale)))
-        step = (reach / scale).max() / 127.0
-        steps = np.abs(weight * scale[:, None]).max(axis=0) / 127.0
-        noise = step**2 * np.sum(energy * scale**2) + np.sum(steps**2) * np.sum(channels.mean_square / scale**2)
-        if not strength:
-            plain = noise
-        if noise < least:
-            best, least = scale, noise
-    return best, float(10.0 * np.log10(plain / least)) if least > 0.0 else 0.0
+STRENGTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+APART = (0, 1, 2, 4, 8)
+"""How many channels may be multiplied in float."""
+EXACT_ENOUGH = 10.0**-3.0
+"""Noise-to-signal ratio of one product below which no channel is worth a product of its own."""
+NEARLY = 10.0**0.15
+"""Ratio of noise within which fewer channels apart are as good as more."""
+
+
+def best_factor(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """(f, float32 ``[K]``, gain in dB) for activations ``[rows, K]`` and a weight ``[K, N]``.
+
+    The nonzero factors have a geometric mean of one.
+    """
+    exact = rows @ weight
+    size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
+    farthest = np.argsort(-np.abs(rows).max(axis=0), kind="stable")
+    found: list[tuple[float, np.ndarray]] = []
+    plain = 0.0
+    for apart in APART:
+        if apart >= len(farthest) or (found and found[0][0] <= EXACT_ENOUGH):
+            break
+        kept = np.ones(len(farthest), bool)
+        kept[farthest[:apart]] = False
+        options = [_noise(rows, weight, size, kept, strength) for strength in STRENGTHS]
+        plain = plain or options[0][0]
+        found.append(min(options, key=lambda option: option[0]))
+    least = min(noise for noise, _ in found)
+    noise, factor = next(option for option in found if option[0] <= least * NEARLY or option[0] <= EXACT_ENOUGH)
+    return factor, float(10.0 * np.log10(plain / noise)) if noise > 0.0 else 0.0
+
+
+def _noise(
+    rows: np.ndarray, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float
+) -> tuple[float, np.ndarray]:
+    """(mean noise-to-signal ratio of the product's rows, factor) when the channels not ``kept`` are exact."""
+    factor = kept.astype(np.float32)
+    if strength:
+        x, w = (np.maximum(v, v[kept].max() * 1e-5 + 1e-30) for v in (np.abs(rows).max(axis=0), np.abs(weight).max(axis=1)))
+        factor = (w ** (1.0 - strength) / x**strength).astype(np.float32)
+        factor = np.where(kept, factor / np.exp(np.mean(np.log(factor[kept]))), np.float32(0.0))
+    x, w = rows * factor, weight * _inverse(factor)[:, None]
+    error = _rounded_rows(x) @ _rounded_columns(w) - x @ w
+    return float(np.mean(np.sum(error * error, axis=1) / size)), factor
+
+
+def _inverse(factor: np.ndarray) -> np.ndarray:
+    return np.divide(np.float32(1.0), factor, out=np.zeros_like(factor), where=factor != 0.0)
+
+
+_CLIPPED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+
+def _rounded_rows(values: np.ndarray) -> np.ndarray:
+    """Rounded to 8 bits with one scale, cut where the squared error is least."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    best, least = values, np.inf
+    for share in _CLIPPED:
+        step = np.float32(max((high - low) * share / 255.0, 1e-30))
+        zero = np.rint(-low * share / step)
+        found = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
+        error = float(np.sum((found - values) ** 2))
+        if error < least:
+            best, least = found, error
+    return best
+
+
+def _rounded_columns(weight: np.ndarray) -> np.ndarray:
+    """Rounded to 8 bits with one scale a column."""
+    step = np.maximum(np.abs(weight).max(axis=0), 1e-30) / np.float32(127.0)
+    return np.rint(weight / step) * step
 
 
 def _smooth(
-    graph: ir.Graph, tensor: ir.Variable, readers: list[ir.Node], scale: np.ndarray, namer: ir.Namer
+    graph: ir.Graph, tensor: ir.Variable, readers: list[ir.Node], factor: np.ndarray, namer: ir.Namer
 ) -> None:
-    smoothed = ir.Variable(namer(f"{tensor.name}_smoothed"), tensor.dtype, tensor.shape)
-    factor = ir.Constant(namer(f"{tensor.name}_smoothing"), np.float32(1.0) / scale)
-    graph.nodes.append(
-        ir.Node("Mul", namer(f"{tensor.name}_smooth"), inputs=[tensor, factor], outputs=[smoothed])
-    )
+    def add(op: str, hint: str, inputs: list[ir.Tensor], output: ir.Variable | None = None, **attrs: int) -> ir.Variable:
+        output = output or ir.Variable(namer(f"{tensor.name}_{hint}"), tensor.dtype)
+        graph.nodes.append(ir.Node(op, namer(f"{tensor.name}_{hint}"), attrs, inputs=inputs, outputs=[output]))
+        return output
+
+    def constant(hint: str, values: np.ndarray) -> ir.Constant:
+        return ir.Constant(namer(f"{tensor.name}_{hint}"), values)
+
+    smoothed = add("Mul", "smoothed", [tensor, constant("smoothing", factor)])
+    smoothed.shape = tensor.shape
+    apart = np.flatnonzero(factor == 0.0)
+    if len(apart):
+        farthest = add("Gather", "farthest", [tensor, constant("farthest_channels", apart.astype(np.int64))], axis=-1)
     for node in readers:
         weight = node.inputs[1]
-        node.inputs[1] = ir.Constant(namer(f"{weight.name}_smoothed"), weight.values * scale[:, None])
         node.inputs[0] = smoothed
+        node.inputs[1] = constant(f"{weight.name}_smoothed", weight.values * _inverse(factor)[:, None])
+        if len(apart):
+            result = node.outputs[0]
+            main = ir.Variable(namer(f"{result.name}_smoothed"), result.dtype, result.shape)
+            node.outputs[0] = main
+            beside = add("MatMul", "beside", [farthest, constant(f"{weight.name}_farthest", weight.values[apart])])
+            add("Add", "joined", [main, beside], result)

@@ -29,10 +29,6 @@ from qcompiler.target import PRECISIONS, Target, load_target
 from qcompiler.verify import numbers, timing
 
 
-CHANNEL_SAMPLES = 32
-"""How many samples channel magnitudes are taken from: outlying channels are the same ones in all of them."""
-
-
 @dataclass(frozen=True)
 class Options:
     """How to compile, beyond what and for which target.
@@ -194,7 +190,7 @@ class Compilation:
             if statistics is None:
                 assert ctx.plan is not None
                 statistics = self.calibrated(self.observed(ctx.plan))
-                statistics = replace(statistics, channels=ctx.channels)
+                statistics = replace(statistics, smoothing=dict(ctx.plan.smoothing))
             else:
                 statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
@@ -204,17 +200,15 @@ class Compilation:
     def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
         """The context after smoothing the graph, and placement of what came of it."""
         if "smooth-matmul" not in self.pipeline.get("decide", ()):
-            return replace(ctx, channels={})
+            return ctx
         smooth = registry.make("smooth-matmul")
+        assert ctx.plan is not None
         if statistics is not None:
-            channels = statistics.channels
+            ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing), rows={})
         else:
-            assert ctx.plan is not None
             names = smooth.wanted(self.graph, ctx.plan)  # type: ignore[attr-defined]
-            feeds = islice(self.samples(), CHANNEL_SAMPLES)
-            channels = calibrate.channel_magnitudes(self.graph, names, feeds) if names else {}
-        ctx = self._run([smooth], self.graph, replace(ctx, channels=channels))
-        return self.placed(ctx)
+            ctx = replace(ctx, rows=calibrate.sample_rows(self.graph, names, self.samples()))
+        return self.placed(self._run([smooth], self.graph, ctx))
 
     def placed(self, ctx: PassContext) -> PassContext:
         return self._run([registry.make("place", {"precision": self.precision})], self.graph, ctx)

@@ -46,13 +46,13 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``channels``:
-    magnitudes a channel of tensors that read by name, None where no samples were run yet."""
+    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``rows``:
+    some rows ``[rows, K]`` of tensors by name, from samples."""
 
     target: Target | None = None
     plan: Plan | None = None
     statistics: Any = None
-    channels: Any = None
+    rows: Any = None
 
 
 @dataclass(frozen=True)

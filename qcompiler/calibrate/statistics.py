@@ -17,7 +17,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from qcompiler import ir
-from qcompiler.calibrate.channels import Channels
 from qcompiler.errors import StatisticsError
 
 FORMAT = 1
@@ -113,15 +112,15 @@ class Statistics:
     """Statistics of a model's tensors by name, with what they are of.
 
     ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
-    the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``channels``: magnitudes
-    along the last axis of the tensors that smoothing may scale.
+    the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``smoothing``: what the
+    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of.
     """
 
     tensors: dict[str, TensorStatistics]
     model_key: str
     samples: int
     data_key: str = field(default="0" * 64)
-    channels: dict[str, Channels] = field(default_factory=dict)
+    smoothing: dict[str, np.ndarray] = field(default_factory=dict)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
@@ -141,7 +140,7 @@ class Statistics:
             self.model_key,
             self.samples + other.samples,
             add_keys(self.data_key, other.data_key),
-            {**self.channels, **other.channels},
+            self.smoothing,
         )
 
     def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
@@ -162,9 +161,8 @@ class Statistics:
             "data_key": self.data_key,
             "samples": self.samples,
             "tensors": list(self.tensors),
-            "channels": list(self.channels),
+            "smoothing": list(self.smoothing),
         }
-        channels = list(self.channels.values())
         arrays = {
             "header": np.array(json.dumps(header)),
             "sizes": np.array([v.bins.size for v in values], np.int64),
@@ -174,9 +172,8 @@ class Statistics:
             "tallies": np.array([[getattr(v, n) for n in _TALLIES] for v in values], np.uint64).reshape(-1, 3),
             "first_bad": np.array([-1 if v.first_bad_sample is None else v.first_bad_sample for v in values], np.int64),
         }
-        arrays["channel_sizes"] = np.array([c.largest.size for c in channels], np.int64)
-        for name in ("largest", "mean_square"):
-            arrays[f"channel_{name}"] = np.concatenate([np.empty(0), *(getattr(c, name) for c in channels)])
+        for index, scale in enumerate(self.smoothing.values()):
+            arrays[f"smoothing_{index}"] = scale
         with ir.written_beside(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         return path
@@ -235,10 +232,8 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             negative,
             None if first < 0 else first,
         )
-    ends = np.cumsum(arrays["channel_sizes"])[:-1]
-    parts = [np.split(arrays[f"channel_{name}"], ends) for name in ("largest", "mean_square")]
-    channels = {name: Channels(largest, mean) for name, largest, mean in zip(header["channels"], *parts)}
-    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]), channels)
+    smoothing = {name: arrays[f"smoothing_{index}"] for index, name in enumerate(header["smoothing"])}
+    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]), smoothing)
 
 
 def model_key(graph: ir.Graph) -> str:
