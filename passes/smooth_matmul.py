@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.calibrate import Rows
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan
@@ -85,8 +86,8 @@ def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
     return found
 
 
-STRENGTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-APART = (0, 1, 2, 4, 8)
+STRENGTHS = (0.0, 0.5, 0.7)
+APART = (0, 1, 2, 4, 8, 16, 32)
 """How many channels may be multiplied in float."""
 EXACT_ENOUGH = 10.0**-3.0
 """Noise-to-signal ratio of one product below which no channel is worth a product of its own."""
@@ -94,14 +95,14 @@ NEARLY = 10.0**0.15
 """Ratio of noise within which fewer channels apart are as good as more."""
 
 
-def best_factor(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """(f, float32 ``[K]``, gain in dB) for activations ``[rows, K]`` and a weight ``[K, N]``.
+def best_factor(x: Rows, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """(f, float32 ``[K]``, gain in dB) for the activation ``x`` and a weight ``[K, N]``.
 
     The nonzero factors have a geometric mean of one.
     """
-    exact = rows @ weight
+    exact = x.values @ weight
     size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
-    farthest = np.argsort(-np.abs(rows).max(axis=0), kind="stable")
+    farthest = np.argsort(-x.reach, kind="stable")
     found: list[tuple[float, np.ndarray]] = []
     plain = 0.0
     for apart in APART:
@@ -109,7 +110,7 @@ def best_factor(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float
             break
         kept = np.ones(len(farthest), bool)
         kept[farthest[:apart]] = False
-        options = [_noise(rows, weight, size, kept, strength) for strength in STRENGTHS]
+        options = [_noise(x, weight, size, kept, strength) for strength in STRENGTHS]
         plain = plain or options[0][0]
         found.append(min(options, key=lambda option: option[0]))
     least = min(noise for noise, _ in found)
@@ -118,29 +119,34 @@ def best_factor(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float
 
 
 def _noise(
-    rows: np.ndarray, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float
+    x: Rows, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float
 ) -> tuple[float, np.ndarray]:
     """(mean noise-to-signal ratio of the product's rows, factor) when the channels not ``kept`` are exact."""
     factor = kept.astype(np.float32)
     if strength:
-        x, w = (np.maximum(v, v[kept].max() * 1e-5 + 1e-30) for v in (np.abs(rows).max(axis=0), np.abs(weight).max(axis=1)))
-        factor = (w ** (1.0 - strength) / x**strength).astype(np.float32)
+        near, far = (_positive(values, kept) for values in (np.abs(weight).max(axis=1), x.reach))
+        factor = (near ** (1.0 - strength) / far**strength).astype(np.float32)
         factor = np.where(kept, factor / np.exp(np.mean(np.log(factor[kept]))), np.float32(0.0))
-    x, w = rows * factor, weight * _inverse(factor)[:, None]
-    error = _rounded_rows(x) @ _rounded_columns(w) - x @ w
+    rows, columns = x.values * factor, weight * _inverse(factor)[:, None]
+    error = _rounded_rows(rows, float(np.max(x.reach * factor))) @ _rounded_columns(columns) - rows @ columns
     return float(np.mean(np.sum(error * error, axis=1) / size)), factor
+
+
+def _positive(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return np.maximum(values, values[kept].max() * 1e-5 + 1e-30)
 
 
 def _inverse(factor: np.ndarray) -> np.ndarray:
     return np.divide(np.float32(1.0), factor, out=np.zeros_like(factor), where=factor != 0.0)
 
 
-_CLIPPED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_CLIPPED = (1.0, 0.85, 0.7, 0.55)
 
 
-def _rounded_rows(values: np.ndarray) -> np.ndarray:
+def _rounded_rows(values: np.ndarray, reach: float) -> np.ndarray:
     """Rounded to 8 bits with one scale, cut where the squared error is least."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    low, high = (low, max(high, reach)) if high >= -low else (min(low, -reach), high)
     best, least = values, np.inf
     for share in _CLIPPED:
         step = np.float32(max((high - low) * share / 255.0, 1e-30))

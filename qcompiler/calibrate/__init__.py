@@ -2,12 +2,13 @@
 
 from qcompiler.calibrate.collect import Collector, collect
 from qcompiler.calibrate.observers import OBSERVERS, without_sentinels
-from qcompiler.calibrate.rows import sample_rows
+from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics, model_key
 
 __all__ = [
     "OBSERVERS",
     "Collector",
+    "Rows",
     "Statistics",
     "TensorStatistics",
     "collect",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +16,18 @@ SAMPLES = 16
 """Samples they are taken from."""
 
 
-def sample_rows(graph: ir.Graph, tensors: Sequence[str], feeds: Iterable[Feed]) -> dict[str, np.ndarray]:
-    """At most ``ROWS`` rows, float32 ``[rows, K]``, of each named tensor of the outermost graph, read along its last
-    axis of K entries; evenly spaced over each of ``SAMPLES`` samples. Rows that are not finite are left out."""
+@dataclass(frozen=True)
+class Rows:
+    """Of one tensor, read along its last axis of K entries: ``values``, some of its rows, float32 ``[rows, K]``, and
+    ``reach``, the largest magnitude of each channel over all rows of the samples looked at, float32 ``[K]``."""
+
+    values: np.ndarray
+    reach: np.ndarray
+
+
+def sample_rows(graph: ir.Graph, tensors: Sequence[str], feeds: Iterable[Feed]) -> dict[str, Rows]:
+    """At most ``ROWS`` rows of each named tensor of the outermost graph, evenly spaced over each of ``SAMPLES`` samples.
+    Rows that are not finite are left out."""
     if not tensors:
         return {}
     probed = ir.clone(graph)
@@ -25,13 +35,18 @@ def sample_rows(graph: ir.Graph, tensors: Sequence[str], feeds: Iterable[Feed]) 
     returned = {tensor.name for tensor in probed.outputs}
     probed.outputs += [by_name[name] for name in tensors if name not in returned]
     kept: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    reach: dict[str, np.ndarray] = {}
     with session(probed, prompt=True) as model:
         for index, feed in enumerate(feeds):
             if index == SAMPLES:
                 break
             for name, value in zip(tensors, run(model, feed, tensors)):
-                rows = value.reshape(-1, value.shape[-1])
+                rows = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
+                rows = rows[np.isfinite(rows).all(axis=1)]
+                if not len(rows):
+                    continue
                 step = max(1, len(rows) * SAMPLES // ROWS)
-                rows = rows[index % step :: step]
-                kept[name].append(rows[np.isfinite(rows).all(axis=1)].astype(np.float32))
-    return {name: np.concatenate(parts)[:ROWS] for name, parts in kept.items() if sum(map(len, parts))}
+                kept[name].append(rows[index % step :: step].copy())
+                farthest = np.abs(rows).max(axis=0)
+                reach[name] = np.maximum(reach[name], farthest) if name in reach else farthest
+    return {name: Rows(np.concatenate(parts)[:ROWS], reach[name]) for name, parts in kept.items() if parts}
