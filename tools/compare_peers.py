@@ -20,12 +20,9 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from attempt import attempt, last_line
 from rich.console import Console
 from rich.table import Table
 
@@ -83,68 +81,6 @@ PEERS = (
     Peer("aimet", ("aimet-onnx==2.42.0",), "aimet_static.py"),
 )
 OURS = "qcompiler"
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"
-
-
-@dataclass
-class Attempt:
-    """What became of quantizing one model with one tool."""
-
-    seconds: float = 0.0
-    peak_megabytes: float = 0.0
-    error: str | None = None
-    notes: str = ""
-
-
-def attempt(command: list[str | Path], out: Path, timeout: float, memory_limit: float) -> Attempt:
-    """Run a quantizer, watching its time and its memory (in GB)."""
-    with tempfile.TemporaryFile("w+") as log:
-        start = time.monotonic()
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        stopped = ""
-
-        def watch() -> None:
-            nonlocal stopped
-            while process.returncode is None and not finished.wait(0.2):
-                if time.monotonic() - start > timeout:
-                    stopped = f"stopped after {timeout:.0f} s"
-                elif resident(process.pid) > memory_limit * 1e9:
-                    stopped = f"stopped at {memory_limit:g} GB of memory"
-                if stopped:
-                    os.kill(process.pid, signal.SIGKILL)  # process.kill() would take the usage away from wait4
-                    return
-
-        finished = threading.Event()
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        # getrusage(RUSAGE_CHILDREN) would give the largest child so far; wait4 gives this one.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        finished.set()
-        watcher.join()
-        result = Attempt(time.monotonic() - start, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
-        log.seek(0)
-        text = log.read()
-    result.notes = "; ".join(line[6:] for line in text.splitlines() if line.startswith("note: "))
-    if stopped:
-        result.error = stopped
-    elif process.returncode < 0:
-        result.error = f"killed by signal {-process.returncode}"
-    elif process.returncode or not out.exists():
-        result.error = f"exit code {process.returncode}: {last_line(text)}"
-    return result
-
-
-def resident(process: int) -> float:
-    """Bytes of memory in use; 0 where the system does not say."""
-    try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def write_stacks(feeds: Iterable[Feed], path: Path) -> None:

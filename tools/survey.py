@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_peers import attempt, last_line, machine, measure, our_command, write_stacks
+from attempt import attempt, last_line
+from compare_peers import machine, measure, our_command, write_stacks
 from rich.console import Console
 from rich.table import Table
 

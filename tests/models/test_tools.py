@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compare_peers import attempt, measure, raised, write_stacks
+from attempt import attempt
+from compare_peers import measure, raised, write_stacks
 from onnx import TensorProto, helper, save
 
 
@@ -20,10 +21,16 @@ def test_attempt_takes_time_and_memory(tmp_path: Path) -> None:
     assert found.seconds > 0 and found.peak_megabytes > 150
 
 
+def test_memory_of_the_caller_is_not_counted(tmp_path: Path) -> None:
+    held = bytearray(b"1") * 400_000_000
+    assert run("pass", tmp_path / "out.onnx").peak_megabytes < 100
+    del held
+
+
 @pytest.mark.parametrize(
     ("code", "limits", "error"),
     [
-        ("import time; time.sleep(60)", {"timeout": 0.5}, "stopped after 0 s"),
+        ("import time; time.sleep(60)", {"timeout": 0.5}, "stopped after 0.5 s"),
         ("b = bytearray(600_000_000); import time; time.sleep(60)", {"memory_limit": 0.3}, "stopped at 0.3 GB"),
         ("raise SystemExit('no such thing')", {}, "exit code 1: no such thing"),
         ("import os; os.abort()", {}, "killed by signal 6"),
