@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from qcompiler import ir
+from qcompiler import improve, ir
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.runtime import session
-from qcompiler.verify import fused, profile, timing
+from qcompiler.sensitivity import with_outputs
+from qcompiler.verify import fused, numbers, profile, timing
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
@@ -58,14 +60,62 @@ class Refiner:
         candidate = self.built(self.ctx.plan)
         if self.replayed:
             return candidate
+        candidate = self.fused(candidate)
+        if self.compilation.options.timing and self.compilation.feeds():
+            candidate = self.no_slower(candidate)
+            candidate = self.faithful(candidate)
+        return candidate
+
+    def fused(self, candidate: Candidate) -> Candidate:
+        """Takes out what the runtime did not fuse."""
         for _ in range(MOST_ROUNDS):
             unfused = candidate.unfused()
             if not unfused:
                 break
             candidate = self.without(candidate, unfused, "left in float", "the runtime does not fuse it")
-        if self.compilation.options.timing and self.compilation.feeds():
-            candidate = self.no_slower(candidate)
         return candidate
+
+    def faithful(self, candidate: Candidate) -> Candidate:
+        """Leaves more in float where that buys enough fidelity."""
+        compilation, plan = self.compilation, candidate.plan
+        assert plan is not None
+        feeds = compilation.feeds()
+        points = improve.measuring_points(compilation.graph)
+        if not points or not plan.intended:
+            return candidate
+        before = self.fidelity(candidate, points)
+        if before >= improve.ENOUGH:
+            return candidate
+        with session(compilation.source) as source, session(candidate.graph) as own:
+            gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=1.0)["own"].speedup
+        with profile.Profile(compilation.graph, feeds) as plain, profile.Profile(candidate.graph, feeds) as coded:
+            improver = improve.Improver(
+                compilation.graph,
+                plan,
+                self.ctx.statistics,
+                feeds,
+                (plain, coded),
+                self.unsolved,
+                before,
+                improve.SHARE_OF_FLOAT * coded.total * gained,
+            )
+        kept = improver.chosen()
+        if not kept:
+            return candidate
+        trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
+        return trial if self.fidelity(trial, points) > before + improve.LEAST_GAIN else candidate
+
+    def fidelity(self, candidate: Candidate, points: list[str]) -> float:
+        """Decibels of the worst measuring point, over the samples."""
+        plain = with_outputs(self.compilation.graph, points)
+        with session(plain) as a, session(with_outputs(candidate.graph, points)) as b:
+            errors = numbers.compare(a, b, self.compilation.feeds())
+        return min((error.sqnr for error in errors if error.name in points), default=math.inf)
+
+    def unsolved(self, plan: Plan) -> Plan:
+        ctx = self.compilation.placed(replace(self.ctx, plan=plan))
+        assert ctx.plan is not None
+        return ctx.plan
 
     def built(self, plan: Plan) -> Candidate:
         graph = self.compilation.lowered(plan)

@@ -11,23 +11,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qcompiler import ir, numerics
-from qcompiler.plan import Plan
+from qcompiler.plan import Plan, TensorQuant
 from qcompiler.runtime import Feed, run, session
 
 SWITCH = "qcompiler_switch"
 
 
 def contributions(
-    graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]], feeds: Sequence[Feed]
+    graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]], points: Sequence[str], feeds: Sequence[Feed]
 ) -> list[dict[str, float]]:
-    """For each group of tensors, the noise-to-signal power ratio that rounding it alone causes at each float output.
+    """For each group of tensors, the noise-to-signal power ratio that rounding it alone causes at each of ``points``,
+    float tensors of the outermost graph.
 
     ``graph`` is the cleaned float graph of the solved ``plan``; tensors outside all groups stay plain.
     """
-    switchable = _switched(graph, plan, groups)
-    names = [t.name for t in graph.outputs if getattr(t, "dtype", None) is None or np.dtype(t.dtype).kind == "f"]
+    names = list(points)
+    switchable = _switched(with_outputs(graph, names), plan, groups)
     off = np.zeros(len(groups), bool)
-    with session(switchable, optimize="basic") as model:
+    with session(switchable) as model:
         noise = [dict.fromkeys(names, 0.0) for _ in groups]
         signal = dict.fromkeys(names, 0.0)
         for feed in feeds:
@@ -42,13 +43,21 @@ def contributions(
     return [{name: part[name] / signal[name] if signal[name] else 0.0 for name in names} for part in noise]
 
 
+def with_outputs(graph: ir.Graph, names: Sequence[str]) -> ir.Graph:
+    """A copy that returns the named tensors as well."""
+    graph = ir.clone(graph)
+    tensors = ir.all_tensors(graph)
+    returned = {tensor.name for tensor in graph.outputs}
+    graph.outputs += [tensors[name] for name in names if name not in returned]
+    return graph
+
+
 def _power(values: np.ndarray) -> float:
     finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
     return float(np.sum(finite * finite))
 
 
 def _switched(graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]]) -> ir.Graph:
-    graph = ir.clone(graph)
     namer = ir.Namer(graph)
     home = {node: inner for inner, node in ir.all_nodes(graph)}
     nodes = {node.name: node for node in home}
@@ -95,7 +104,8 @@ def _graph_of(tensor: ir.Variable, graph: ir.Graph, home: Mapping[ir.Node, ir.Gr
     return next(inner for inner in ir.all_graphs(graph) if any(t is tensor for t in inner.inputs))
 
 
-def _rounded(tensor: ir.Tensor, quant, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:
+def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:
+    assert quant.scale is not None and quant.zero_point is not None
     if ir.is_constant(tensor):
         codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
         return ir.Constant(
