@@ -56,13 +56,37 @@ class Profile:
     ) -> None:
         return None
 
+    def by_node(self) -> dict[str, float]:
+        """Seconds of each node of the graph that was handed in, as far as the runtime's nodes can be traced to one.
+
+        The runtime's blocked convolutions are called after the tensor that they end with, which a Relu, Clip or Add
+        behind the convolution computes where it was absorbed. Other operators that it makes out of several compute what
+        the last of those computed.
+        """
+        makers = {t.name: node for _, node in ir.all_nodes(self.graph) for t in node.outputs}
+        results = {node.name: node.output for node in self.optimized.nodes}
+        seconds: dict[str, float] = defaultdict(float)
+        for name, value in self.seconds.items():
+            base = fused.original_name(name)
+            if base.endswith("_nchwc"):
+                node = _convolution(makers.get(base.removesuffix("_nchwc")))
+                base = node.name if node is not None else base
+            elif base not in self.names:
+                base = next((makers[t].name for t in results.get(name, ()) if t in makers), base)
+            seconds[base] += value
+        return dict(seconds)
+
     def by_region(self, regions: Sequence[set[str]]) -> dict[int, float]:
         """Seconds of each region: its own nodes, and what the runtime put between nodes (Q, DQ, layout changes), which
         counts for the region it serves."""
         region_of = {name: index for index, names in enumerate(regions) for name in names}
+        originals = {t.name: node for _, node in ir.all_nodes(self.graph) for t in node.outputs}
         labels: dict[str, int] = {}
         for node in self.optimized.nodes:
             base = fused.original_name(node.name)
+            if base.endswith("_nchwc"):
+                convolution = _convolution(originals.get(base.removesuffix("_nchwc")))
+                base = convolution.name if convolution is not None else base
             if base in region_of:
                 labels[node.name] = region_of[base]
             elif base in self.names and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
@@ -85,6 +109,16 @@ class Profile:
         for name, value in self.seconds.items():
             seconds[labels.get(name, -1)] += value
         return dict(seconds)
+
+
+def _convolution(node: ir.Node | None) -> ir.Node | None:
+    """The node itself or the convolution that it was absorbed into."""
+    for _ in range(4):
+        if node is None or node.op not in ("Relu", "Clip", "Add", "Sigmoid", "HardSigmoid", "LeakyRelu", "Tanh"):
+            break
+        sources = [source for tensor in node.inputs if (source := ir.producer(tensor)) is not None]
+        node = next((source for source in sources if source.op == "Conv"), sources[0] if sources else None)
+    return node
 
 
 def losses(regions: Sequence[set[str]], plain: Profile, coded: Profile) -> dict[int, float]:
