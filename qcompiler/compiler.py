@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -221,9 +221,20 @@ class Compilation:
                 more = self.calibrated(missing)
                 tensors = {**ctx.statistics.tensors, **more.tensors}
                 ctx = replace(ctx, statistics=replace(ctx.statistics, tensors=tensors))
+        ctx = self.reached(ctx)
         ctx = self._run([registry.make("solve", {"observer": self.observer})], self.graph, ctx)
         assert ctx.plan is not None
         return ctx.plan
+
+    def reached(self, ctx: PassContext) -> PassContext:
+        """The context with those nodes left in float whose tensors held no value in any sample: the branch of an If
+        that was never taken, say."""
+        while isinstance(ctx.statistics, calibrate.Statistics) and ctx.plan is not None:
+            kept = without_range(self.graph, ctx.plan, self.observed(ctx.plan), ctx.statistics)
+            if not kept:
+                break
+            ctx = self.placed(replace(ctx, plan=ctx.plan.without_nodes(kept)))
+        return ctx
 
     def lowered(self, plan: Plan) -> ir.Graph:
         """The plan written into a copy of the cleaned graph."""
@@ -333,3 +344,23 @@ class Compilation:
 
     def diagnostics(self) -> list[Diagnostic]:
         return [d for run in self.runs for d in run.result.diagnostics]
+
+
+def without_range(
+    graph: ir.Graph, plan: Plan, names: Sequence[str], statistics: calibrate.Statistics
+) -> dict[str, str]:
+    """The plan's nodes that read or make one of the named tensors of which no value is known, nor of one that is tied
+    to it, with the reason."""
+    tensors = ir.all_tensors(graph)
+    found: dict[str, str] = {}
+    for name in names:
+        seen = [statistics.tensors[n] for n in plan.group(name) if n in statistics.tensors]
+        if not seen or any(one.finite for one in seen):
+            continue
+        reason = "all its values are NaN or infinite" if any(one.bad for one in seen) else "no sample reaches it"
+        maker = ir.producer(tensors[name])
+        while maker is not None and maker.name not in plan.intended:  # a Relu that the maker absorbed
+            maker = ir.producer(maker.inputs[0]) if maker.inputs else None
+        readers = (site.node for site in plan.sites if site.tensor == name and site.node in plan.intended)
+        found.update(dict.fromkeys((*readers, *([maker.name] if maker is not None else ())), reason))
+    return found
