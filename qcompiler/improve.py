@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,13 +26,13 @@ from qcompiler.verify.profile import Profile
 PASSING = frozenset(("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
 """Operators that only arrange values: what they join is judged part by part."""
 
-FLOOR = 21.0
+FLOOR = 22.0
 """Fidelity in dB that is worth any speed short of float's."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
-WORTH = 0.4
+WORTH = 0.5
 """Beyond the floor: gain in dB that one percent of the run time must buy."""
-LEAST_GAIN = 0.1
+LEAST_GAIN = 0.05
 """Gain in dB below which a step is not worth its place in the plan."""
 SHARE_OF_FLOAT = 0.85
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
@@ -40,6 +40,12 @@ SAMPLES = 2
 """Samples that sensitivity is measured on."""
 MOST_ACTIONS = 40
 """Actions looked at closely: those whose tensors make the most noise."""
+
+
+def worth(decibels: float, slowdown: float) -> float:
+    """What a plan is worth, in dB: its fidelity less its time at the rate of ``WORTH``; what is missing to the floor
+    counts threefold."""
+    return decibels - 2.0 * max(0.0, FLOOR - decibels) - WORTH * 100.0 * math.log(slowdown)
 
 
 def measuring_points(graph: ir.Graph) -> list[str]:
@@ -171,15 +177,20 @@ class Cost:
 
     def of(self, plan: Plan, producers: Mapping[str, str]) -> float:
         """Predicted seconds of a run under the plan. ``producers``: the node that makes each tensor."""
-        seconds = self.rest
+        seconds = self.rest + self.per_element * self.crossing(plan, producers)
         for name in set(self.plain) | set(self.coded):
             seconds += self.coded.get(name, 0.0) if name in plan.intended else self.plain.get(name, 0.0)
+        return seconds
+
+    def crossing(self, plan: Plan, producers: Mapping[str, str]) -> float:
+        """Elements a run that change between codes and float."""
+        total = 0.0
         for tensor, sites in plan.tensors().items():
             made_in_codes = producers.get(tensor, "") in plan.intended
             read_in_float = any(site.node not in plan.intended for site in sites)
             crossings = (not made_in_codes) + (made_in_codes and read_in_float)
-            seconds += crossings * self.elements.get(tensor, 0.0) * self.per_element
-        return seconds
+            total += crossings * self.elements.get(tensor, 0.0)
+        return total
 
 
 def cost_of(plan: Plan, plain: Profile, coded: Profile, statistics: Statistics) -> Cost:
@@ -231,6 +242,15 @@ class Improver:
         self.producers = {t.name: node.name for _, node in ir.all_nodes(graph) for t in node.outputs}
         self.shift = measured - self.noise.decibels(plan)
 
+    def learn(self, plan: Plan, slowdown: float) -> None:
+        """Corrects what an element costs between codes and float, from the measured time of a plan relative to the
+        first one's."""
+        elements = self.cost.crossing(plan, self.producers) - self.cost.crossing(self.plan, self.producers)
+        before, predicted = self.judged(self.plan)[1], self.judged(plan)[1]
+        if elements > 0.0:
+            per_element = self.cost.per_element + (before * slowdown - predicted) / elements
+            self.cost = replace(self.cost, per_element=max(per_element, SECONDS_PER_ELEMENT))
+
     def chosen(self) -> dict[str, str]:
         """Nodes to leave in float, with what each step is predicted to buy and to cost."""
         power, seconds = self.judged(self.plan)
@@ -248,9 +268,10 @@ class Improver:
             trial = self.without(plan, action)
             before, after = self.judged(plan), self.judged(trial)
             gain = 10.0 * math.log10(before[0] / after[0]) if after[0] > 0.0 else math.inf
-            percent = 100.0 * (after[1] - before[1]) / before[1]
-            short = self.shift - 10.0 * math.log10(before[0]) < FLOOR and after[1] < self.allowed
-            if gain >= LEAST_GAIN and (short or gain >= WORTH * percent):
+            percent = 100.0 * (after[1] / before[1] - 1.0)
+            now = self.shift - 10.0 * math.log10(before[0])
+            pays = worth(now + gain, max(after[1] / before[1], 1e-3)) > worth(now, 1.0)
+            if gain >= LEAST_GAIN and pays and after[1] < self.allowed:
                 reason = f"{gain:.1f} dB for {percent:.1f} % of the time"
                 kept.update(dict.fromkeys(sorted(action & plan.intended), reason))
                 plan = trial

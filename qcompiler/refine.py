@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 MOST_ROUNDS = 4
+IMPROVEMENTS = 2
+"""Times that a better plan is looked for: the second with what measuring the first one taught."""
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
 
@@ -99,11 +101,19 @@ class Refiner:
                 before,
                 improve.SHARE_OF_FLOAT * coded.total * gained,
             )
-        kept = improver.chosen()
-        if not kept:
-            return candidate
-        trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
-        return trial if self.fidelity(trial, points) > before + improve.LEAST_GAIN else candidate
+        best, most = candidate, improve.worth(before, 1.0)
+        for _ in range(IMPROVEMENTS):
+            kept = improver.chosen()
+            if not kept:
+                break
+            trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
+            slowdown = 1.0 / self.ratio(candidate, trial)
+            value = improve.worth(self.fidelity(trial, points), slowdown)
+            if value > most:
+                best, most = trial, value
+            assert trial.plan is not None
+            improver.learn(trial.plan, slowdown)
+        return best
 
     def fidelity(self, candidate: Candidate, points: list[str]) -> float:
         """Decibels of the worst measuring point, over the samples."""
