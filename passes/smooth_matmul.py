@@ -57,8 +57,12 @@ class SmoothMatMul(Pass):
                 diagnostics.append(Diagnostic(name, f"smoothed{beside}, {gain:.1f} dB less noise expected"))
         namer = ir.Namer(graph)
         for name, factor in smoothing.items():
-            if name not in places:
-                raise PassError(f"no product reads '{name}'", where="smoothing", fix="make the plan anew")
+            if name not in places or len(factor) != len(places[name][1][0].inputs[1].values):
+                raise PassError(
+                    "the plan or the statistics are of another model",
+                    why=f"no product of {len(factor)} terms reads '{name}' here",
+                    fix="make them anew for this model",
+                )
             _smooth(graph, *places[name], factor, namer)
         return PassResult(len(smoothing), tuple(diagnostics), replace(plan, smoothing=smoothing))
 
