@@ -25,7 +25,8 @@ class Solve(Pass):
     3. Biases: int32 at exactly scale(activation) · scale(weight); where that would overflow, the channel's weight scale
        is raised until it fits.
 
-    Sites whose origin is ``user`` keep their numbers.
+    Sites whose origin is ``user`` keep their numbers, those whose origin is ``dynamic`` get none. Without computed
+    tensors to solve, no statistics are needed.
     """
 
     name: ClassVar[str] = "solve"
@@ -33,8 +34,8 @@ class Solve(Pass):
     observer: str = "mse"
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        if ctx.plan is None or not isinstance(ctx.statistics, Statistics):
-            raise PassError("needs a plan and statistics", where=graph.name)
+        if ctx.plan is None:
+            raise PassError("needs a plan", where=graph.name)
         if self.observer not in OBSERVERS:
             raise PassError(
                 f"there is no observer '{self.observer}'", where=graph.name, fix=f"use {', '.join(OBSERVERS)}"
@@ -45,10 +46,13 @@ class Solve(Pass):
         for site, quant in sites.items():
             tensor = tensors[site.tensor]
             if quant.origin == "unsolved" and not ir.is_constant(tensor):
+                if not isinstance(ctx.statistics, Statistics):
+                    raise PassError("needs statistics", where=f"tensor '{site.tensor}'", fix="calibrate first")
                 group = plan.group(site.tensor)
                 if group not in ranges:
                     members = [tensors[name] for name in sorted(group)]
-                    ranges[group] = self.range_of(members, ctx.statistics, quant.scheme)
+                    measured = [plan.ranges[name] for name in sorted(group) if name in plan.ranges]
+                    ranges[group] = measured[0] if measured else self.range_of(members, ctx.statistics, quant.scheme)
                 sites[site] = _covering(quant, *ranges[group], "calibration")
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qcompiler import ir
+from qcompiler import ir, numerics
 from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.calibrate.observers import histogram
-from qcompiler.plan import Plan, Site
+from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
 from qcompiler.sensitivity import contributions
@@ -36,10 +36,25 @@ LEAST_GAIN = 0.05
 """Gain in dB below which a step is not worth its place in the plan."""
 SHARE_OF_FLOAT = 0.85
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
+WORTH_A_RANGE = 0.02
+"""Share of all noise that makes a tensor worth trying other ranges for."""
+MOST_RANGES = 10
+RANGE_SAMPLES = 4
+"""Samples that other ranges are tried on."""
 SAMPLES = 2
 """Samples that sensitivity is measured on."""
 MOST_ACTIONS = 40
 """Actions looked at closely: those whose tensors make the most noise."""
+
+
+def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float, float]]:
+    """Ranges around the plan's: out to the extremes, halfway there, and cut closer."""
+    assert quant.scale is not None and quant.zero_point is not None
+    first, last = quant.scheme.code_range
+    step, offset = float(quant.scale), int(quant.zero_point)
+    low, high = (first - offset) * step, (last - offset) * step
+    far = min(seen.smallest, low), max(seen.largest, high)
+    return [far, ((low + far[0]) / 2, (high + far[1]) / 2), (low * 0.8, high * 0.8)]
 
 
 def worth(decibels: float, slowdown: float) -> float:
@@ -234,17 +249,63 @@ class Improver:
     ) -> None:
         self.graph, self.plan, self.place = graph, plan, place
         groups = groups_of(graph, plan)
-        parts = contributions(graph, plan, groups, measuring_points(graph), feeds[:SAMPLES])
+        points = measuring_points(graph)
+        quants = {site.tensor: quant for site, quant in plan.sites.items()}
+        trials = [{name: quants[name] for name in group} for group in groups]
+        parts = contributions(graph, plan, trials, points, feeds[:SAMPLES])
         activations = spread_over(groups, parts)
+        self.ranges = self.better_ranges(graph, plan, statistics, feeds, points, activations)
+        self.plan = plan = replace(plan, ranges={**plan.ranges, **{n: found for n, (found, _) in self.ranges.items()}})
+        activations.update({name: power for name, (_, power) in self.ranges.items()})
         self.noise = Noise({**activations, **weight_noise(graph, plan, statistics, activations)})
         self.cost = cost_of(plan, *profiles, statistics)
         self.allowed = allowed
         self.producers = {t.name: node.name for _, node in ir.all_nodes(graph) for t in node.outputs}
         self.shift = measured - self.noise.decibels(plan)
 
-    def learn(self, plan: Plan, slowdown: float) -> None:
-        """Corrects what an element costs between codes and float, from the measured time of a plan relative to the
-        first one's."""
+    def better_ranges(
+        self,
+        graph: ir.Graph,
+        plan: Plan,
+        statistics: Statistics,
+        feeds: Sequence[Feed],
+        points: Sequence[str],
+        activations: Mapping[str, float],
+    ) -> dict[str, tuple[tuple[float, float], float]]:
+        """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
+
+        An observer weighs every value alike; what a cut value means to the outputs, only the outputs can tell.
+        """
+        tied = {name for tie in plan.ties for name in tie}
+        quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
+        total = sum(activations.values())
+        noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
+        noisy = sorted(noisy, key=lambda n: (-activations[n], n))[:MOST_RANGES]
+        options: list[tuple[str, tuple[float, float]]] = []
+        trials = []
+        for name in noisy:
+            for low, high in other_ranges(quants[name], statistics.tensors[name]):
+                scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quants[name].scheme)
+                options.append((name, (low, high)))
+                trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
+        if not trials:
+            return {}
+        baseline = [{name: quants[name]} for name in noisy]
+        parts = contributions(graph, plan, [*baseline, *trials], points, feeds[:RANGE_SAMPLES])
+        power = [sum(part.values()) for part in parts]
+        least = dict(zip(noisy, power))
+        best: dict[str, tuple[float, float]] = {}
+        for (name, found), noise in zip(options, power[len(noisy) :]):
+            if noise < 0.8 * least[name]:
+                least[name], best[name] = noise, found
+        first = dict(zip(noisy, power))
+        return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
+
+    def learn(self, plan: Plan, slowdown: float, decibels: float) -> None:
+        """Corrects the predictions from what a plan turned out to be: its time relative to the first one's tells what
+        an element costs between codes and float, its fidelity how far errors that do not simply add up were missed."""
+        if math.isfinite(decibels):
+            self.shift = min(self.shift, decibels - self.noise.decibels(plan))
         elements = self.cost.crossing(plan, self.producers) - self.cost.crossing(self.plan, self.producers)
         before, predicted = self.judged(self.plan)[1], self.judged(plan)[1]
         if elements > 0.0:

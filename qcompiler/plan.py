@@ -77,7 +77,8 @@ class Plan:
     """``sites``: what is quantized; ``intended``: the nodes meant to work on codes (others may read a quantized tensor
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
     been quantized and stay in float, with the reason; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
-    divided and the weights that read them multiplied; ``decisions``: what asking the target led to."""
+    multiplied and the weights that read them divided; ``ranges``: (low, high) of tensors for which measuring found a
+    better one than the observer; ``decisions``: what asking the target led to."""
 
     target: str = ""
     precision: str = ""
@@ -86,6 +87,7 @@ class Plan:
     ties: tuple[frozenset[str], ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -163,11 +165,13 @@ class Plan:
         )
         tensors = ",\n".join(lines)
         smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(_shortest(v))}" for k, v in sorted(self.smoothing.items()))
+        ranges = ",\n".join(f"    {json.dumps(k)}: {json.dumps(list(v))}" for k, v in sorted(self.ranges.items()))
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
         return (
             f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
-            f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
+            f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n'
+            f'  "ranges": {{\n{ranges}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
         )
 
     @staticmethod
@@ -178,7 +182,7 @@ class Plan:
             raise PlanError("not JSON", why=str(error)) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise PlanError(f"not a plan of format {FORMAT}", fix=_REPLAN)
-        unknown = set(data) - {"format", "target", "precision", "intended", "tensors", "ties", "kept", "smoothing", "decisions"}
+        unknown = set(data) - _FIELDS
         if unknown:
             raise PlanError(f"unknown field '{min(unknown)}'", fix="remove it")
         try:
@@ -196,12 +200,16 @@ class Plan:
                 ties,
                 dict(data.get("kept", {})),
                 {name: np.asarray(scale, np.float32) for name, scale in data.get("smoothing", {}).items()},
+                {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
                 decisions,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError("is damaged", why=f"{type(error).__name__}: {error}", fix=_REPLAN) from None
 
 
+_FIELDS = frozenset(
+    ("format", "target", "precision", "intended", "tensors", "ties", "kept", "smoothing", "ranges", "decisions")
+)
 _REPLAN = "make the plan anew with: qcompiler plan"
 
 

@@ -50,12 +50,15 @@ class Candidate:
 
 
 class Refiner:
-    """Turns a solved plan into one that the target takes in full and runs no slower than the source."""
+    """Turns a solved plan into one that the target takes in full and runs no slower than the source.
 
-    def __init__(self, compilation: Compilation, ctx: PassContext) -> None:
+    ``replayed``: the plan was given, and is written as it is.
+    """
+
+    def __init__(self, compilation: Compilation, ctx: PassContext, replayed: bool) -> None:
         self.compilation = compilation
         self.ctx = ctx
-        self.replayed = bool(ctx.plan and ctx.plan.decisions) or ctx.statistics is None
+        self.replayed = replayed
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
@@ -80,7 +83,8 @@ class Refiner:
     def faithful(self, candidate: Candidate) -> Candidate:
         """Leaves more in float where that buys enough fidelity."""
         compilation, plan = self.compilation, candidate.plan
-        assert plan is not None
+        if plan is None or self.ctx.statistics is None:
+            return candidate
         feeds = compilation.feeds()
         points = improve.measuring_points(compilation.graph)
         if not points or not plan.intended:
@@ -102,17 +106,24 @@ class Refiner:
                 improve.SHARE_OF_FLOAT * coded.total * gained,
             )
         best, most = candidate, improve.worth(before, 1.0)
+        if improver.ranges:
+            trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(improver.plan))))
+            value = improve.worth(self.fidelity(trial, points), 1.0)
+            if value > most:
+                best, most = trial, value
+                candidate = trial
         for _ in range(IMPROVEMENTS):
             kept = improver.chosen()
             if not kept:
                 break
             trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
             slowdown = 1.0 / self.ratio(candidate, trial)
-            value = improve.worth(self.fidelity(trial, points), slowdown)
+            decibels = self.fidelity(trial, points)
+            value = improve.worth(decibels, slowdown)
             if value > most:
                 best, most = trial, value
             assert trial.plan is not None
-            improver.learn(trial.plan, slowdown)
+            improver.learn(trial.plan, slowdown, decibels)
         return best
 
     def fidelity(self, candidate: Candidate, points: list[str]) -> float:

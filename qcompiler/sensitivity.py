@@ -18,24 +18,29 @@ SWITCH = "qcompiler_switch"
 
 
 def contributions(
-    graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]], points: Sequence[str], feeds: Sequence[Feed]
+    graph: ir.Graph,
+    plan: Plan,
+    trials: Sequence[Mapping[str, TensorQuant]],
+    points: Sequence[str],
+    feeds: Sequence[Feed],
 ) -> list[dict[str, float]]:
-    """For each group of tensors, the noise-to-signal power ratio that rounding it alone causes at each of ``points``,
-    float tensors of the outermost graph.
+    """For each trial, the noise-to-signal power ratio that rounding its tensors, and nothing else, causes at each of
+    ``points``, float tensors of the outermost graph.
 
-    ``graph`` is the cleaned float graph of the solved ``plan``; tensors outside all groups stay plain.
+    ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may occur
+    in several trials, represented differently in each.
     """
     names = list(points)
-    switchable = _switched(with_outputs(graph, names), plan, groups)
-    off = np.zeros(len(groups), bool)
+    switchable = _switched(with_outputs(graph, names), plan, trials)
+    off = np.zeros(len(trials), bool)
     with session(switchable) as model:
-        noise = [dict.fromkeys(names, 0.0) for _ in groups]
+        noise = [dict.fromkeys(names, 0.0) for _ in trials]
         signal = dict.fromkeys(names, 0.0)
         for feed in feeds:
             plain = run(model, {**feed, SWITCH: off}, names)
             for name, value in zip(names, plain):
                 signal[name] += _power(value)
-            for index in range(len(groups)):
+            for index in range(len(trials)):
                 on = off.copy()
                 on[index] = True
                 for name, value, reference in zip(names, run(model, {**feed, SWITCH: on}, names), plain):
@@ -57,42 +62,37 @@ def _power(values: np.ndarray) -> float:
     return float(np.sum(finite * finite))
 
 
-def _switched(graph: ir.Graph, plan: Plan, groups: Sequence[frozenset[str]]) -> ir.Graph:
+def _switched(graph: ir.Graph, plan: Plan, trials: Sequence[Mapping[str, TensorQuant]]) -> ir.Graph:
     namer = ir.Namer(graph)
     home = {node: inner for inner, node in ir.all_nodes(graph)}
     nodes = {node.name: node for node in home}
     tensors = ir.all_tensors(graph)
-    group_of = {name: index for index, names in enumerate(groups) for name in names}
-    switches = ir.Variable(SWITCH, np.dtype(bool), [len(groups)])
+    sites = plan.tensors()
+    switches = ir.Variable(SWITCH, np.dtype(bool), [len(trials)])
     graph.inputs.append(switches)
-    flags: dict[int, ir.Variable] = {}
-    for name, sites in plan.tensors().items():
-        index = group_of.get(name)
-        if index is None:
-            continue
-        if index not in flags:
-            flags[index] = ir.Variable(namer(f"{SWITCH}_{index}"), np.dtype(bool), [])
-            position = ir.Constant(namer(f"{SWITCH}_{index}_position"), np.array(index, np.int64))
-            graph.nodes.append(
-                ir.Node("Gather", namer("switch"), {"axis": 0}, inputs=[switches, position], outputs=[flags[index]])
-            )
+    chosen: dict[str, ir.Tensor] = {}
+    for index, trial in enumerate(trials):
+        flag = ir.Variable(namer(f"{SWITCH}_{index}"), np.dtype(bool), [])
+        position = ir.Constant(namer(f"{SWITCH}_{index}_position"), np.array(index, np.int64))
+        graph.nodes.append(ir.Node("Gather", namer("switch"), {"axis": 0}, inputs=[switches, position], outputs=[flag]))
+        for name, quant in trial.items():
+            tensor = tensors[name]
+            where = graph if ir.is_constant(tensor) else _graph_of(tensor, graph, home)
+            result = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
+            inputs = [flag, _rounded(tensor, quant, where, namer), chosen.get(name, tensor)]
+            where.nodes.append(ir.Node("Where", namer("choose"), inputs=inputs, outputs=[result]))
+            chosen[name] = result
+    for name, result in chosen.items():
         tensor = tensors[name]
-        quant = next(iter(sites.values()))
-        if quant.scale is None or quant.zero_point is None or quant.scheme.dtype == "int32":
-            continue
-        where = graph if ir.is_constant(tensor) else _graph_of(tensor, graph, home)
-        chosen = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
-        rounded = _rounded(tensor, quant, where, namer)
-        where.nodes.append(ir.Node("Where", namer("choose"), inputs=[flags[index], rounded, tensor], outputs=[chosen]))
-        for site in sites:
+        for site in sites[name]:
             if site.node:
-                nodes[site.node].inputs[site.index] = chosen
-            else:
-                for inner in ir.all_graphs(graph):
-                    for position_, output in enumerate(inner.outputs):
-                        if output is tensor:
-                            tensor.name, chosen.name = namer(f"{name}_plain"), name
-                            inner.outputs[position_] = chosen
+                nodes[site.node].inputs[site.index] = result
+                continue
+            for inner in ir.all_graphs(graph):
+                for index, output in enumerate(inner.outputs):
+                    if output is tensor:
+                        tensor.name, result.name = namer(f"{name}_plain"), name
+                        inner.outputs[index] = result
     ir.sort(graph)
     return graph
 
