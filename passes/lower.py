@@ -54,6 +54,7 @@ class Lower(Pass):
 
 class _Writer:
     def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
         self.namer = ir.Namer(graph)
         self.tensors = ir.all_tensors(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
@@ -91,7 +92,7 @@ class _Writer:
             inputs=[tensor, *self.parameters(tensor.name, quant)],
             outputs=[codes],
         )
-        self.graph_of(tensor).nodes.append(node)
+        ir.home_of(tensor, self.graph).nodes.append(node)
         self.written += 1
         return codes
 
@@ -116,12 +117,6 @@ class _Writer:
             ir.Constant(self.namer(f"{name}_scale"), quant.scale),
             ir.Constant(self.namer(f"{name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype)),
         ]
-
-    def graph_of(self, tensor: ir.Variable) -> ir.Graph:
-        node = ir.producer(tensor)
-        if node is not None:
-            return self.home[node]
-        return next(inner for inner in self.graphs if any(t is tensor for t in inner.inputs))
 
 
 def _axis(quant: TensorQuant) -> dict[str, int]:

@@ -71,7 +71,7 @@ class _Placement:
             if node.name in self.kept:
                 continue
             entry = self.target.operator(node)
-            reason = self.why_not(node, entry)
+            reason = why_not(node, entry, self.target)
             if entry is not None and not reason:
                 candidates[node] = entry
             elif reason:
@@ -85,33 +85,11 @@ class _Placement:
             if entry.heavy and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
                 self.in_codes.add(self.result(node))
         for node, entry in candidates.items():  # in order of computation: 8 bits spread forward
-            values = [t for t in self.activations(node, entry) if not ir.is_constant(t)]
+            values = [t for t in activations(node, entry) if not ir.is_constant(t)]
             if not entry.heavy and values and all(self.readable(t) for t in values) and not self.is_factor(node):
                 self.chosen[node] = entry
                 self.in_codes.update(self.results(node, entry))
         self.drop_dead_ends()
-
-    def why_not(self, node: ir.Node, entry: Operator | None) -> str:
-        """Why a node that computes with floats is not a candidate; empty when it is, or is of no interest."""
-        if entry is None:
-            return self.target.excluded.get(node.op, "")
-        for tensor in self.activations(node, entry):
-            if not is_float(tensor):
-                return f"'{tensor.name}' is not float32" if entry.heavy else ""
-        if entry.heavy:
-            weight = node.inputs[entry.weight or 0]
-            if not np.isfinite(weight.values).all():
-                return f"weight '{weight.name}' has values that are not finite"
-            if weight.values.ndim != 2 and node.op == "MatMul":
-                return f"weight '{weight.name}' is not a matrix"
-            terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)
-            if terms < entry.least_depth:
-                return f"a product of {terms} terms is not worth rounding"
-        return ""
-
-    def activations(self, node: ir.Node, entry: Operator) -> list[ir.Tensor]:
-        indices = range(len(node.inputs)) if entry.variadic else entry.activations
-        return [node.inputs[i] for i in indices if i < len(node.inputs)]
 
     def is_factor(self, node: ir.Node) -> bool:
         """Whether the node only scales a tensor: it vanishes in the DQ before it (case 5)."""
@@ -150,10 +128,10 @@ class _Placement:
             return False
         for node in tensor.outputs:
             entry = candidates.get(node)
-            if entry is None or not any(t is tensor for t in self.activations(node, entry)):
+            if entry is None or not any(t is tensor for t in activations(node, entry)):
                 return False
             if not entry.heavy:
-                if entry.output != "tied" or len(self.activations(node, entry)) > 1:
+                if entry.output != "tied" or len(activations(node, entry)) > 1:
                     return False
                 if not all(self.leads_to_codes(t, candidates) for t in self.results(node, entry)):
                     return False
@@ -172,7 +150,7 @@ class _Placement:
 
     def wanted(self, tensor: ir.Tensor) -> bool:
         for node in tensor.outputs:
-            if node in self.chosen and any(t is tensor for t in self.activations(node, self.chosen[node])):
+            if node in self.chosen and any(t is tensor for t in activations(node, self.chosen[node])):
                 return True
             if self.is_factor(node) and self.wanted(node.outputs[0]):
                 return True
@@ -208,7 +186,31 @@ class _Placement:
         groups: nx.Graph = nx.Graph()
         for node, entry in self.chosen.items():
             if entry.output == "tied":
-                members = [t for t in self.activations(node, entry) if not ir.is_constant(t)]
+                members = [t for t in activations(node, entry) if not ir.is_constant(t)]
                 members += self.results(node, entry)
                 nx.add_path(groups, [t.name for t in members])
         return tuple(sorted((frozenset(group) for group in nx.connected_components(groups)), key=sorted))
+
+
+def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
+    """Why a node that computes with floats is no candidate for 8 bits; empty when it is, or is of no interest."""
+    if entry is None:
+        return target.excluded.get(node.op, "")
+    for tensor in activations(node, entry):
+        if not is_float(tensor):
+            return f"'{tensor.name}' is not float32" if entry.heavy else ""
+    if entry.heavy:
+        weight = node.inputs[entry.weight or 0]
+        if not np.isfinite(weight.values).all():
+            return f"weight '{weight.name}' has values that are not finite"
+        if weight.values.ndim != 2 and node.op == "MatMul":
+            return f"weight '{weight.name}' is not a matrix"
+        terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)
+        if terms < entry.least_depth:
+            return f"a product of {terms} terms is not worth rounding"
+    return ""
+
+
+def activations(node: ir.Node, entry: Operator) -> list[ir.Tensor]:
+    indices = range(len(node.inputs)) if entry.variadic else entry.activations
+    return [node.inputs[i] for i in indices if i < len(node.inputs)]

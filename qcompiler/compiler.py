@@ -155,6 +155,7 @@ class Compilation:
         self.clean()
         if self.precision == "float":
             return self.finish(None, None, Candidate(self.lowered(Plan()), None))
+        replayed = plan is not None
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
@@ -164,7 +165,7 @@ class Compilation:
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
         ctx = PassContext(self.target, plan, statistics)
-        refiner = Refiner(self, ctx)
+        refiner = Refiner(self, ctx, replayed)
         with self.stages("verify"):
             candidate = refiner.refined()
         return self.finish(candidate.plan, statistics, candidate)
@@ -211,7 +212,9 @@ class Compilation:
         return self.placed(self._run([smooth], self.graph, ctx))
 
     def placed(self, ctx: PassContext) -> PassContext:
-        return self._run([registry.make("place", {"precision": self.precision})], self.graph, ctx)
+        dynamic = self.precision == "int8-dynamic"
+        place = registry.make("place-dynamic") if dynamic else registry.make("place", {"precision": self.precision})
+        return self._run([place], self.graph, ctx)
 
     def solved(self, ctx: PassContext) -> Plan:
         assert ctx.plan is not None

@@ -31,7 +31,8 @@ class Operator:
 
     ``activations``: inputs read in the activation scheme; ``weight``: the input that must be a constant, with one scale
     an index of ``weight_axis``; ``bias``: the input that becomes int32 at the product of the two scales.
-    ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q.
+    ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q. ``dynamic``: whether the activation
+    may be quantized in each run anew; ``static``: why not, where it could.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters). ``when``: attribute values it holds for. ``range``: fixed output range.
     """
@@ -46,6 +47,7 @@ class Operator:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     range: tuple[float, float] | None = None
     dynamic: bool = False
+    static: str = ""
     variadic: bool = False
     least_depth: int = 0
 

@@ -13,6 +13,7 @@ from qcompiler.ir.graph import (
     all_tensors,
     clone,
     detach,
+    home_of,
     is_constant,
     output_tensors,
     producer,
@@ -29,7 +30,7 @@ from qcompiler.ir.structure import check_structure
 
 __all__ = [
     "EMBEDDED_LIMIT", "Constant", "Graph", "Namer", "Node", "Tensor", "Variable", "adopt", "all_graphs", "all_nodes",
-    "all_tensors", "check_structure", "clone", "detach", "infer_shapes", "is_constant", "load", "output_tensors",
-    "producer", "remove_dead", "replace_uses", "reroute", "save", "skeleton", "sort", "subgraphs", "to_proto",
-    "weight_bytes", "written_beside",
+    "all_tensors", "check_structure", "clone", "detach", "home_of", "infer_shapes", "is_constant", "load",
+    "output_tensors", "producer", "remove_dead", "replace_uses", "reroute", "save", "skeleton", "sort", "subgraphs",
+    "to_proto", "weight_bytes", "written_beside",
 ]  # fmt: skip

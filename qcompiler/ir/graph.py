@@ -141,6 +141,16 @@ def is_constant(tensor: Tensor) -> bool:
     return isinstance(tensor, gs.Constant)
 
 
+def home_of(tensor: Variable, graph: Graph) -> Graph:
+    """The graph, at whatever depth, that computes the tensor or takes it as an input."""
+    maker = producer(tensor)
+    return next(
+        inner
+        for inner in all_graphs(graph)
+        if (maker in inner.nodes if maker is not None else any(t is tensor for t in inner.inputs))
+    )
+
+
 class Namer:
     """Gives names that occur nowhere in the model yet. Make one a pass; it does not see later foreign additions."""
 

@@ -89,7 +89,7 @@ class Profile:
                 base = convolution.name if convolution is not None else base
             if base in region_of:
                 labels[node.name] = region_of[base]
-            elif base in self.names and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            elif base in self.names and node.op_type not in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
                 labels[node.name] = -1
         makers = {output: node for node in self.optimized.nodes for output in node.output if output}
         readers: dict[str, list[str]] = defaultdict(list)
