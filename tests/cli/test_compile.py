@@ -40,7 +40,6 @@ def test_float_is_cleaned_only(folder: Path) -> None:
     assert ops(folder / "out.onnx") == {"Conv", "Relu", "Tanh", "GlobalAveragePool", "Flatten", "MatMul"}
 
 
-@pytest.mark.xfail(reason="int8-dynamic is not built yet")
 def test_dynamic_needs_no_data(folder: Path) -> None:
     done = invoke("compile", "matmul.onnx", "-o", "out.onnx", "--precision", "int8-dynamic", "--no-timing")
     assert done.code == 0, done.err
