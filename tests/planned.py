@@ -1,0 +1,74 @@
+"""From a small program to its plan and to the graph that the plan makes of it, a stage at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pass_helpers import feed
+
+from qcompiler import calibrate, ir
+from qcompiler.passes.lower import Lower
+from qcompiler.passes.place import Place
+from qcompiler.passes.solve import Solve
+from qcompiler.pipeline import Pass, PassContext, Pipeline
+from qcompiler.plan import Plan, TensorQuant
+from qcompiler.runtime import Feed
+from qcompiler.target import load_target
+
+TARGET = load_target("ort-cpu", "vnni")
+
+
+def weights(**shapes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Random constants by name."""
+    random = np.random.default_rng(7)
+    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def feeds(graph: ir.Graph, count: int = 4, **dims: int) -> list[Feed]:
+    return [feed(graph, seed, **dims) for seed in range(count)]
+
+
+def placed(graph: ir.Graph, kept: Mapping[str, str] | None = None, by: Pass | None = None) -> Plan:
+    plan = Pipeline([by or Place()]).run(graph, PassContext(TARGET, Plan(kept=kept or {}))).plan
+    assert plan is not None
+    return plan
+
+
+def observed(graph: ir.Graph, plan: Plan, samples: Sequence[Feed]) -> calibrate.Statistics:
+    tensors = ir.all_tensors(graph)
+    names = [name for name in plan.tensors() if not ir.is_constant(tensors[name])]
+    return calibrate.collect(graph, names, samples)
+
+
+def solved(graph: ir.Graph, plan: Plan | None = None, samples: Sequence[Feed] = (), observer: str = "minmax") -> Plan:
+    """The plan with its numbers; placed first, and observed on random samples, where none are given."""
+    plan = plan or placed(graph)
+    statistics = observed(graph, plan, samples or feeds(graph))
+    result = Pipeline([Solve(observer)]).run(graph, PassContext(TARGET, plan, statistics)).plan
+    assert result is not None
+    return result
+
+
+def lowered(graph: ir.Graph, plan: Plan, *more: Pass) -> ir.Graph:
+    """A copy with the plan written into it, after ``more`` passes."""
+    result = ir.clone(graph)
+    Pipeline([Lower(), *more]).run(result, PassContext(TARGET, plan))
+    return result
+
+
+def uses(plan: Plan) -> dict[str, list[str]]:
+    """Where each tensor is quantized: ``{"x": ["Conv_0:0"]}``."""
+    return {name: [str(site) for site in sites] for name, sites in plan.tensors().items()}
+
+
+def quant_of(plan: Plan, tensor: str) -> TensorQuant:
+    """The one representation that the tensor has at all its uses."""
+    (quant,) = set(plan.tensors()[tensor].values())
+    return quant
+
+
+def numbers(quant: TensorQuant) -> tuple[Any, Any]:
+    assert quant.scale is not None and quant.zero_point is not None
+    return quant.scale, quant.zero_point
