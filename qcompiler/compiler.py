@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
@@ -19,7 +20,7 @@ from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
-from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline, RowsPass
 from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
@@ -159,8 +160,8 @@ class Compilation:
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
-            if plan.smoothing:
-                self._run([registry.make("smooth-matmul")], self.graph, PassContext(self.target, plan))
+            self.known(plan.smoothing, "plan")
+            self._run(self.deciding(), self.graph, PassContext(self.target, plan))
             plan.check(self.graph)
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
@@ -200,16 +201,28 @@ class Compilation:
 
     def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
         """The context after smoothing the graph, and placement of what came of it."""
-        if "smooth-matmul" not in self.pipeline.get("decide", ()):
-            return ctx
-        smooth = registry.make("smooth-matmul")
         assert ctx.plan is not None
         if statistics is not None:
-            ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing), rows={})
-        else:
-            names = smooth.wanted(self.graph, ctx.plan)  # type: ignore[attr-defined]
-            ctx = replace(ctx, rows=calibrate.sample_rows(self.graph, names, self.samples()))
-        return self.placed(self._run([smooth], self.graph, ctx))
+            self.known(statistics.smoothing, "statistics")
+            ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing))
+        for smooth in self.deciding():
+            assert ctx.plan is not None and isinstance(smooth, RowsPass)
+            if statistics is None:
+                rows = calibrate.sample_rows(self.graph, smooth.wanted(self.graph, ctx.plan), self.samples())
+                ctx = replace(ctx, rows=rows)
+            ctx = self.placed(self._run([smooth], self.graph, ctx))
+        return replace(ctx, rows=None)
+
+    def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
+        tensors = ir.all_tensors(self.graph)
+        for name in smoothing:
+            if name not in tensors:
+                raise PlanError(f"the {what} are of another model", why=f"it has no tensor '{name}'", fix="make them anew")
+
+    def deciding(self) -> list[Pass]:
+        """The passes that decide on rows of activations."""
+        passes = [registry.parse(text) for text in self.pipeline.get("decide", ())]
+        return [one for one in passes if isinstance(one, RowsPass)]
 
     def placed(self, ctx: PassContext) -> PassContext:
         dynamic = self.precision == "int8-dynamic"

@@ -77,6 +77,15 @@ class Pass:
         raise NotImplementedError
 
 
+class RowsPass(Pass):
+    """A pass that decides on some rows of activations, which ``ctx.rows`` holds: it runs after the first placement and
+    leaves what it decided in ``plan.smoothing``. Given a plan that has it and no rows, it repeats it."""
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
+        """Names of the tensors it wants rows of, each with the axis that a row runs along."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class PassRun:
     """One pass as it was run: its result and what it took, in seconds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,16 @@ SAMPLES = 16
 
 @dataclass(frozen=True)
 class Rows:
-    """Of one tensor, read along its last axis of K entries: ``values``, some of its rows, float32 ``[rows, K]``, and
+    """Of one tensor, read along one axis of K entries: ``values``, some of its rows, float32 ``[rows, K]``, and
     ``reach``, the largest magnitude of each channel over all rows of the samples looked at, float32 ``[K]``."""
 
     values: np.ndarray
     reach: np.ndarray
 
 
-def sample_rows(graph: ir.Graph, tensors: Sequence[str], feeds: Iterable[Feed]) -> dict[str, Rows]:
-    """At most ``ROWS`` rows of each named tensor of the outermost graph, evenly spaced over each of ``SAMPLES`` samples.
-    Rows that are not finite are left out."""
+def sample_rows(graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Feed]) -> dict[str, Rows]:
+    """At most ``ROWS`` rows of each tensor of the outermost graph, given with the axis that its rows run along, evenly
+    spaced over each of ``SAMPLES`` samples. Rows that are not finite are left out."""
     if not tensors:
         return {}
     probed = ir.clone(graph)
@@ -40,8 +40,8 @@ def sample_rows(graph: ir.Graph, tensors: Sequence[str], feeds: Iterable[Feed]) 
         for index, feed in enumerate(feeds):
             if index == SAMPLES:
                 break
-            for name, value in zip(tensors, run(model, feed, tensors)):
-                rows = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
+            for (name, axis), value in zip(tensors.items(), run(model, feed, list(tensors))):
+                rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float32, copy=False)
                 rows = rows[np.isfinite(rows).all(axis=1)]
                 if not len(rows):
                     continue

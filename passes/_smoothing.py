@@ -1,0 +1,98 @@
+"""The search for factors that make an activation and the weight that reads it easier to round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.calibrate import Rows
+from qcompiler.errors import PassError
+
+STRENGTHS = (0.0, 0.5, 0.7)
+APART = (0, 1, 2, 4, 8, 16, 32)
+"""How many channels may be multiplied in float."""
+EXACT_ENOUGH = 10.0**-3.0
+"""Noise-to-signal ratio of one product below which no channel is worth a product of its own."""
+NEARLY = 10.0**0.15
+"""Ratio of noise within which fewer channels apart are as good as more."""
+
+
+def best_factor(x: Rows, weight: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, float, float]:
+    """(f, float32 ``[K]``, gain in dB, plain noise-to-signal ratio) for the activation ``x`` and a weight ``[K, N]``.
+
+    The nonzero factors have a geometric mean of one. ``counts``: how many channels may get the factor zero.
+    """
+    exact = x.values @ weight
+    size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
+    farthest = np.argsort(-x.reach, kind="stable")
+    found: list[tuple[float, np.ndarray]] = []
+    plain = 0.0
+    for apart in counts:
+        if apart >= len(farthest) or (found and found[0][0] <= EXACT_ENOUGH):
+            break
+        kept = np.ones(len(farthest), bool)
+        kept[farthest[:apart]] = False
+        options = [_noise(x, weight, size, kept, strength) for strength in STRENGTHS]
+        plain = plain or options[0][0]
+        found.append(min(options, key=lambda option: option[0]))
+    least = min(noise for noise, _ in found)
+    noise, factor = next(option for option in found if option[0] <= least * NEARLY or option[0] <= EXACT_ENOUGH)
+    return factor, float(10.0 * np.log10(plain / noise)) if noise > 0.0 else 0.0, plain
+
+
+def _noise(
+    x: Rows, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float
+) -> tuple[float, np.ndarray]:
+    """(mean noise-to-signal ratio of the product's rows, factor) when the channels not ``kept`` are exact."""
+    factor = kept.astype(np.float32)
+    if strength:
+        near, far = (_positive(values, kept) for values in (np.abs(weight).max(axis=1), x.reach))
+        factor = (near ** (1.0 - strength) / far**strength).astype(np.float32)
+        factor = np.where(kept, factor / np.exp(np.mean(np.log(factor[kept]))), np.float32(0.0))
+    rows, columns = x.values * factor, weight * inverse(factor)[:, None]
+    error = _rounded_rows(rows, float(np.max(x.reach * factor))) @ _rounded_columns(columns) - rows @ columns
+    return float(np.mean(np.sum(error * error, axis=1) / size)), factor
+
+
+def _positive(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return np.maximum(values, values[kept].max() * 1e-5 + 1e-30)
+
+
+def inverse(factor: np.ndarray) -> np.ndarray:
+    """1 / f, and 0 where f is 0."""
+    return np.divide(np.float32(1.0), factor, out=np.zeros_like(factor), where=factor != 0.0)
+
+
+_CLIPPED = (1.0, 0.85, 0.7, 0.55)
+
+
+def _rounded_rows(values: np.ndarray, reach: float) -> np.ndarray:
+    """Rounded to 8 bits with one scale, cut where the squared error is least."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    low, high = (low, max(high, reach)) if high >= -low else (min(low, -reach), high)
+    best, least = values, np.inf
+    for share in _CLIPPED:
+        step = np.float32(max((high - low) * share / 255.0, 1e-30))
+        zero = np.rint(-low * share / step)
+        found = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
+        error = float(np.sum((found - values) ** 2))
+        if error < least:
+            best, least = found, error
+    return best
+
+
+def _rounded_columns(weight: np.ndarray) -> np.ndarray:
+    """Rounded to 8 bits with one scale a column."""
+    step = np.maximum(np.abs(weight).max(axis=0), 1e-30) / np.float32(127.0)
+    return np.rint(weight / step) * step
+
+
+def check_length(factor: np.ndarray, channels: int, name: str) -> None:
+    """Raises PassError when a plan's or a statistics file's factors do not fit the tensor."""
+    if len(factor) != channels:
+        raise PassError(
+            "the plan or the statistics are of another model",
+            why=f"'{name}' has {channels} channels here, not {len(factor)}",
+            fix="make them anew for this model",
+        )
