@@ -18,13 +18,17 @@ NEARLY = 10.0**0.15
 """Ratio of noise within which fewer channels apart are as good as more."""
 
 
-def best_factor(x: Rows, weight: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, float, float]:
+def best_factor(
+    x: Rows, weight: np.ndarray, counts: Sequence[int], *, by_row: bool
+) -> tuple[np.ndarray, float, float]:
     """(f, float32 ``[K]``, gain in dB, plain noise-to-signal ratio) for the activation ``x`` and a weight ``[K, N]``.
 
     The nonzero factors have a geometric mean of one. ``counts``: how many channels may get the factor zero.
+    ``by_row``: whether each row's error is judged against the row's own size, or all errors against all values.
     """
     exact = x.values @ weight
     size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
+    size = size if by_row else np.full_like(size, size.mean())
     farthest = np.argsort(-x.reach, kind="stable")
     found: list[tuple[float, np.ndarray]] = []
     plain = 0.0

@@ -44,7 +44,8 @@ class SmoothConv(RowsPass):
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             tensor, readers = places[name]
-            factor, gain, noise = best_factor(rows, np.concatenate([_taps(node) for node in readers], axis=1), (0,))
+            taps = np.concatenate([_taps(node) for node in readers], axis=1)
+            factor, gain, noise = best_factor(rows, taps, (0,), by_row=False)
             free = equalizable(tensor) is not None
             if gain >= (self.least_gain if free else self.least_gain_of_a_product) and (free or noise > EXACT_ENOUGH):
                 factors[name] = factor

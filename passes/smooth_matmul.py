@@ -48,7 +48,7 @@ class SmoothMatMul(RowsPass):
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             weight = np.concatenate([node.inputs[1].values for node in places[name][1]], axis=1)
-            factor, gain, _ = best_factor(rows, weight, APART)
+            factor, gain, _ = best_factor(rows, weight, APART, by_row=True)
             if gain >= self.least_gain:
                 factors[name] = factor
                 apart = int(np.sum(factor == 0.0))

@@ -225,9 +225,12 @@ class Compilation:
         return [one for one in passes if isinstance(one, RowsPass)]
 
     def placed(self, ctx: PassContext) -> PassContext:
-        dynamic = self.precision == "int8-dynamic"
-        place = registry.make("place-dynamic") if dynamic else registry.make("place", {"precision": self.precision})
-        return self._run([place], self.graph, ctx)
+        return self._run([self.placing()], self.graph, ctx)
+
+    def placing(self) -> Pass:
+        if self.precision == "int8-dynamic":
+            return registry.make("place-dynamic")
+        return registry.make("place", {"precision": self.precision})
 
     def solved(self, ctx: PassContext) -> Plan:
         assert ctx.plan is not None

@@ -28,6 +28,8 @@ PASSING = frozenset(("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
 
 FLOOR = 22.0
 """Fidelity in dB that is worth any speed short of float's."""
+PART = 7.0
+"""Decibels by which one part of an output may be less true than a whole output."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
 WORTH = 0.5
@@ -38,12 +40,17 @@ SHARE_OF_FLOAT = 0.85
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
 WORTH_A_RANGE = 0.02
 """Share of all noise that makes a tensor worth trying other ranges for."""
+OTHER_RANGES = 3
 MOST_RANGES = 10
 RANGE_SAMPLES = 4
 """Samples that other ranges are tried on."""
 SAMPLES = 2
 """Samples that sensitivity is measured on."""
-MOST_ACTIONS = 40
+SECONDS = 5.0
+"""Spent on measuring sensitivity, and as much on other ranges: large models are measured less finely."""
+SWITCHED = 2.5
+"""Times as long as the float model takes the one that holds every tensor plain and rounded."""
+MOST_ACTIONS = 80
 """Actions looked at closely: those whose tensors make the most noise."""
 
 
@@ -59,12 +66,23 @@ def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float
 
 def worth(decibels: float, slowdown: float) -> float:
     """What a plan is worth, in dB: its fidelity less its time at the rate of ``WORTH``; what is missing to the floor
-    counts threefold."""
-    return decibels - 2.0 * max(0.0, FLOOR - decibels) - WORTH * 100.0 * math.log(slowdown)
+    counts tenfold."""
+    return decibels - 9.0 * max(0.0, FLOOR - decibels) - WORTH * 100.0 * math.log(slowdown)
 
 
-def measuring_points(graph: ir.Graph) -> list[str]:
-    """The float tensors that make up the outputs: a Concat of boxes and scores is two quantities, not one."""
+def measuring_points(graph: ir.Graph) -> dict[str, float]:
+    """The float tensors that make up the outputs, a Concat of boxes and scores being two quantities, not one; each with
+    the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts."""
+    found: dict[str, float] = {}
+    for tensor in graph.outputs:
+        parts = _parts(graph, tensor)
+        for name in parts:
+            found[name] = min(found.get(name, math.inf), PART if len(parts) > 1 else 0.0)
+    return found
+
+
+def _parts(graph: ir.Graph, output: ir.Tensor) -> list[str]:
+    """Names of the tensors that the output only arranges."""
     found: dict[str, None] = {}
 
     def walk(tensor: ir.Tensor, depth: int) -> None:
@@ -75,9 +93,24 @@ def measuring_points(graph: ir.Graph) -> list[str]:
         elif node is not None and any(node is own for own in graph.nodes) and _float(tensor):
             found[tensor.name] = None
 
-    for tensor in graph.outputs:
-        walk(tensor, 0)
+    walk(output, 0)
     return list(found)
+
+
+def before_softmax(graph: ir.Graph, points: Mapping[str, float]) -> dict[str, float]:
+    """The points with what a Softmax reads in place of what it returns.
+
+    Behind it, the error of a few samples is that of the one decision which happened to turn; before it, all samples
+    tell about the same.
+    """
+    tensors = ir.all_tensors(graph)
+    found: dict[str, float] = {}
+    for name, allowed in points.items():
+        node = ir.producer(tensors[name])
+        if node is not None and node.op in ("Softmax", "LogSoftmax") and _float(node.inputs[0]):
+            name = node.inputs[0].name
+        found[name] = min(found.get(name, math.inf), allowed)
+    return found
 
 
 def _float(tensor: ir.Tensor) -> bool:
@@ -175,9 +208,14 @@ def actions_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
     return [frozenset([name]) for name in sorted(heavy)] + [frozenset(names) for _, names in sorted(behind.items())]
 
 
-def spread_over(groups: Sequence[frozenset[str]], parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each group's noise, all measuring points together, shared evenly by its tensors."""
-    return {name: sum(part.values()) / len(group) for group, part in zip(groups, parts) for name in group}
+def together(part: Mapping[str, float], points: Mapping[str, float]) -> float:
+    """Noise-to-signal ratios at the measuring points as one, each less what its point is allowed."""
+    return sum(noise * 10.0 ** (-points[name] / 10.0) for name, noise in part.items())
+
+
+def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dict[str, float]:
+    """Each group's noise, shared evenly by its tensors."""
+    return {name: power / len(group) for group, power in zip(groups, noise) for name in group}
 
 
 @dataclass(frozen=True)
@@ -249,11 +287,12 @@ class Improver:
     ) -> None:
         self.graph, self.plan, self.place = graph, plan, place
         groups = groups_of(graph, plan)
-        points = measuring_points(graph)
+        points = before_softmax(graph, measuring_points(graph))
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in groups]
-        parts = contributions(graph, plan, trials, points, feeds[:SAMPLES])
-        activations = spread_over(groups, parts)
+        self.runs = max(1, int(SECONDS / (SWITCHED * profiles[0].total)))
+        parts = contributions(graph, plan, trials, list(points), feeds[:SAMPLES], self.runs)
+        activations = spread_over(groups, [together(part, points) for part in parts])
         self.ranges = self.better_ranges(graph, plan, statistics, feeds, points, activations)
         self.plan = plan = replace(plan, ranges={**plan.ranges, **{n: found for n, (found, _) in self.ranges.items()}})
         activations.update({name: power for name, (_, power) in self.ranges.items()})
@@ -269,7 +308,7 @@ class Improver:
         plan: Plan,
         statistics: Statistics,
         feeds: Sequence[Feed],
-        points: Sequence[str],
+        points: Mapping[str, float],
         activations: Mapping[str, float],
     ) -> dict[str, tuple[tuple[float, float], float]]:
         """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
@@ -280,7 +319,8 @@ class Improver:
         quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
         total = sum(activations.values())
         noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
-        noisy = sorted(noisy, key=lambda n: (-activations[n], n))[:MOST_RANGES]
+        affordable = self.runs // (OTHER_RANGES + 1)
+        noisy = sorted(noisy, key=lambda n: (-activations[n], n))[: min(MOST_RANGES, affordable)]
         options: list[tuple[str, tuple[float, float]]] = []
         trials = []
         for name in noisy:
@@ -291,8 +331,8 @@ class Improver:
         if not trials:
             return {}
         baseline = [{name: quants[name]} for name in noisy]
-        parts = contributions(graph, plan, [*baseline, *trials], points, feeds[:RANGE_SAMPLES])
-        power = [sum(part.values()) for part in parts]
+        parts = contributions(graph, plan, [*baseline, *trials], list(points), feeds[:RANGE_SAMPLES], self.runs)
+        power = [together(part, points) for part in parts]
         least = dict(zip(noisy, power))
         best: dict[str, tuple[float, float]] = {}
         for (name, found), noise in zip(options, power[len(noisy) :]):

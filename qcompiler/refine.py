@@ -112,9 +112,10 @@ class Refiner:
             if value > most:
                 best, most = trial, value
                 candidate = trial
+        kept: dict[str, str] = {}
         for _ in range(IMPROVEMENTS):
-            kept = improver.chosen()
-            if not kept:
+            kept, last = improver.chosen(), kept
+            if not kept or kept.keys() == last.keys():
                 break
             trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
             slowdown = 1.0 / self.ratio(candidate, trial)
@@ -126,17 +127,19 @@ class Refiner:
             improver.learn(trial.plan, slowdown, decibels)
         return best
 
-    def fidelity(self, candidate: Candidate, points: list[str]) -> float:
-        """Decibels of the worst measuring point, over the samples."""
-        plain = with_outputs(self.compilation.graph, points)
-        with session(plain) as a, session(with_outputs(candidate.graph, points)) as b:
+    def fidelity(self, candidate: Candidate, points: dict[str, float]) -> float:
+        """Decibels of the worst output over the samples, or of the worst part of one with what it is allowed."""
+        plain = with_outputs(self.compilation.graph, list(points))
+        with session(plain) as a, session(with_outputs(candidate.graph, list(points))) as b:
             errors = numbers.compare(a, b, self.compilation.feeds())
-        return min((error.sqnr for error in errors if error.name in points), default=math.inf)
+        return min((error.sqnr + points.get(error.name, 0.0) for error in errors), default=math.inf)
 
     def unsolved(self, plan: Plan) -> Plan:
-        ctx = self.compilation.placed(replace(self.ctx, plan=plan))
-        assert ctx.plan is not None
-        return ctx.plan
+        """The placement that respects the plan's kept nodes; asked for often, so past the pipeline's checks."""
+        compilation = self.compilation
+        found = compilation.placing().run(compilation.graph, replace(self.ctx, plan=plan)).plan
+        assert found is not None
+        return found
 
     def built(self, plan: Plan) -> Candidate:
         graph = self.compilation.lowered(plan)

@@ -6,7 +6,8 @@ switch on, the error at the outputs is that group's own; to first order errors o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,29 +24,65 @@ def contributions(
     trials: Sequence[Mapping[str, TensorQuant]],
     points: Sequence[str],
     feeds: Sequence[Feed],
+    runs: int | None = None,
 ) -> list[dict[str, float]]:
     """For each trial, the noise-to-signal power ratio that rounding its tensors, and nothing else, causes at each of
     ``points``, float tensors of the outermost graph.
 
     ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may occur
-    in several trials, represented differently in each.
+    in several trials, represented differently in each. ``runs``: how often the model may run, about. Where that is too
+    few, fewer feeds are taken; where it is too few even for one run a trial, no tensor may occur twice, and neighbouring
+    trials are measured together: see ``_halved``.
     """
     names = list(points)
     switchable = _switched(with_outputs(graph, names), plan, trials)
-    off = np.zeros(len(trials), bool)
+    if runs is not None:
+        feeds = feeds[: max(1, runs // max(1, len(trials)))]
     with session(switchable) as model:
-        noise = [dict.fromkeys(names, 0.0) for _ in trials]
-        signal = dict.fromkeys(names, 0.0)
-        for feed in feeds:
-            plain = run(model, {**feed, SWITCH: off}, names)
-            for name, value in zip(names, plain):
-                signal[name] += _power(value)
-            for index in range(len(trials)):
-                on = off.copy()
-                on[index] = True
-                for name, value, reference in zip(names, run(model, {**feed, SWITCH: on}, names), plain):
-                    noise[index][name] += _power(value.astype(np.float64) - reference)
-    return [{name: part[name] / signal[name] if signal[name] else 0.0 for name in names} for part in noise]
+        off = np.zeros(len(trials), bool)
+        plain = [run(model, {**feed, SWITCH: off}, names) for feed in feeds]
+        signal = [sum(_power(values[index]) for values in plain) for index in range(len(names))]
+
+        def ratios(first: int, last: int) -> dict[str, float]:
+            """Of the trials first … last - 1 at once."""
+            on = off.copy()
+            on[first:last] = True
+            noise = dict.fromkeys(names, 0.0)
+            for feed, reference in zip(feeds, plain):
+                for index, value in enumerate(run(model, {**feed, SWITCH: on}, names)):
+                    if signal[index]:
+                        noise[names[index]] += _power(value.astype(np.float64) - reference[index]) / signal[index]
+            return noise
+
+        if runs is not None and runs < len(trials):
+            return _halved(ratios, len(trials), runs)
+        return [ratios(index, index + 1) for index in range(len(trials))]
+
+
+def _halved(measure: Callable[[int, int], dict[str, float]], count: int, runs: int) -> list[dict[str, float]]:
+    """``measure(i, i + 1)`` for each i below ``count``, as well as can be told from about ``runs`` measurements.
+
+    Starting with all at once, the range that makes the most noise is halved and both halves are measured, until the runs
+    are spent: what is loud is found exactly, what is quiet is told as its range's average.
+    """
+    if count == 0:
+        return []
+    found: list[dict[str, float]] = [{} for _ in range(count)]
+
+    def note(first: int, last: int) -> tuple[float, int, int]:
+        noise = measure(first, last)
+        found[first:last] = [{name: value / (last - first) for name, value in noise.items()}] * (last - first)
+        return (-sum(noise.values()) if last - first > 1 else 0.0, first, last)
+
+    ranges = [note(0, count)]
+    for _ in range(runs // 2):
+        most, first, last = heapq.heappop(ranges)
+        if most == 0.0:
+            break
+        middle = (first + last) // 2
+        heapq.heappush(ranges, note(first, middle))
+        heapq.heappush(ranges, note(middle, last))
+    return found
 
 
 def with_outputs(graph: ir.Graph, names: Sequence[str]) -> ir.Graph:
