@@ -1,0 +1,68 @@
+"""Sensitivity: what each rounding does to the outputs, and how few runs of the model tell it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcompiler import ir
+from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.scheme import PerTensor, Scheme
+from qcompiler.sensitivity import _halved, contributions
+
+LAYERS = 8
+
+
+def chain() -> ir.Graph:
+    """y = - - … x, every step of which can be rounded."""
+    x = ir.Variable("x", np.dtype(np.float32), [1, 64])
+    graph, tensor = ir.Graph(inputs=[x], opset=17, name="chain"), x
+    for index in range(LAYERS):
+        made = ir.Variable(f"t{index}", np.dtype(np.float32), [1, 64])
+        graph.nodes.append(ir.Node("Neg", f"neg{index}", inputs=[tensor], outputs=[made]))
+        tensor = made
+    graph.outputs = [tensor]
+    return graph
+
+
+def rounding(step: float) -> TensorQuant:
+    return TensorQuant(Scheme("uint8", False, PerTensor())).solved(np.float32(step), np.int64(128), "calibration")
+
+
+def plan_and_trials(steps: list[float]) -> tuple[Plan, list[dict[str, TensorQuant]]]:
+    sites = {Site(f"t{i}", f"neg{i + 1}", 0): rounding(step) for i, step in enumerate(steps)}
+    return Plan(sites=sites), [{site.tensor: quant} for site, quant in sites.items()]
+
+
+FEED = {"x": np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("runs", [None, 100, 7])
+def test_a_coarser_step_makes_more_noise(runs: int | None) -> None:
+    plan, trials = plan_and_trials([0.5 * 0.7**i for i in range(LAYERS - 1)])
+    found = [part[f"t{LAYERS - 1}"] for part in contributions(chain(), plan, trials, ["t7"], [FEED], runs)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] / found[1] == pytest.approx(2.0, rel=0.3)
+
+
+def test_where_runs_are_too_few_the_loud_ones_are_found() -> None:
+    plan, trials = plan_and_trials([0.04, 0.04, 0.04, 0.04, 1.0, 0.04, 0.04])
+    exact = contributions(chain(), plan, trials, ["t7"], [FEED])
+    rough = contributions(chain(), plan, trials, ["t7"], [FEED], runs=6)
+    assert rough[4]["t7"] == pytest.approx(exact[4]["t7"], rel=0.01)
+    assert max(part["t7"] for index, part in enumerate(rough) if index != 4) < 0.01 * rough[4]["t7"]
+
+
+def test_halving_spends_no_more_runs_than_it_may() -> None:
+    noise = np.arange(100.0)
+    asked = []
+
+    def measure(first: int, last: int) -> dict[str, float]:
+        asked.append((first, last))
+        return {"y": float(noise[first:last].sum())}
+
+    found = _halved(measure, 100, 20)
+    assert len(asked) <= 21
+    assert sum(part["y"] for part in found) == pytest.approx(noise.sum())
+    assert _halved(measure, 0, 20) == []
+    assert [part["y"] for part in _halved(measure, 4, 100)] == [0, 1, 2, 3]
