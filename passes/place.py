@@ -14,7 +14,7 @@ from qcompiler.errors import PassError
 from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.saturation import clip_bounds
+from qcompiler.saturation import clip_bounds, guaranteed
 from qcompiler.scheme import PerAxis, PerTensor
 from qcompiler.target import Operator, Target, is_float
 
@@ -30,7 +30,9 @@ class Place(Pass):
        move values, wants 8 bits.
     4. Other operators are quantized where all their inputs already are, and something behind them gains from it.
     5. A product with a positive scalar constant is read as its factor in 8 bits, with another step.
-    6. Operators that move values tie their inputs and outputs to the same parameters.
+    6. Operators that move values tie their inputs and outputs to the same parameters. What a Concat joins with values
+       that reach farther than a Relu, Clip or Sigmoid lets its own has parameters of its own: the Relu would not vanish
+       in a Q that has codes for what it cuts off, and such a Q's codes would be wasted on a gate.
     """
 
     name: ClassVar[str] = "place"
@@ -184,12 +186,19 @@ class _Placement:
 
     def ties(self) -> tuple[frozenset[str], ...]:
         groups: nx.Graph = nx.Graph()
-        for node, entry in self.chosen.items():
-            if entry.output == "tied":
-                members = [t for t in activations(node, entry) if not ir.is_constant(t)]
-                members += self.results(node, entry)
-                nx.add_path(groups, [t.name for t in members])
-        return tuple(sorted((frozenset(group) for group in nx.connected_components(groups)), key=sorted))
+        kept_in = {t: guaranteed(t) for t in self.in_codes}
+        for node in self.nodes:  # in order of computation: what a Relu guarantees holds of what moves its values
+            entry = self.chosen.get(node)
+            if entry is None or entry.output != "tied":
+                continue
+            members = [t for t in activations(node, entry) if not ir.is_constant(t)]
+            ends = [kept_in.get(t, guaranteed(t)) for t in members]
+            widest = min(low for low, _ in ends), max(high for _, high in ends)
+            tied = [t for t, interval in zip(members, ends) if interval == widest]
+            results = self.results(node, entry)
+            kept_in.update(dict.fromkeys(results, widest))
+            nx.add_path(groups, [t.name for t in (*tied, *results)])
+        return tuple(sorted((frozenset(g) for g in nx.connected_components(groups) if len(g) > 1), key=sorted))
 
 
 def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:

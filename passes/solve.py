@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from qcompiler.calibrate import OBSERVERS, Statistics, TensorStatistics
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Site, TensorQuant
-from qcompiler.saturation import bounds, clip_bounds
+from qcompiler.saturation import bounds
 from qcompiler.scheme import PerAxis, Scheme
 
 
@@ -41,7 +41,7 @@ class Solve(Pass):
                 f"there is no observer '{self.observer}'", where=graph.name, fix=f"use {', '.join(OBSERVERS)}"
             )
         plan, tensors = ctx.plan, ir.all_tensors(graph)
-        sites = dict(plan.sites)
+        sites, returned = dict(plan.sites), ir.output_tensors(graph)
         ranges: dict[frozenset[str], tuple[float, float]] = {}
         for site, quant in sites.items():
             tensor = tensors[site.tensor]
@@ -52,7 +52,7 @@ class Solve(Pass):
                 if group not in ranges:
                     members = [tensors[name] for name in sorted(group)]
                     measured = [plan.ranges[name] for name in sorted(group) if name in plan.ranges]
-                    ranges[group] = measured[0] if measured else self.range_of(members, ctx.statistics, quant.scheme)
+                    ranges[group] = measured[0] if measured else self.range_of(members, ctx.statistics, quant.scheme, returned)
                 sites[site] = _covering(quant, *ranges[group], "calibration")
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():
@@ -65,8 +65,11 @@ class Solve(Pass):
                 _solve_bias(site, nodes[site.node], tensors[site.tensor].values, sites)
         return PassResult(len(sites), plan=replace(plan, sites=sites))
 
-    def range_of(self, members: list[ir.Tensor], statistics: Statistics, scheme: Scheme) -> tuple[float, float]:
-        """The range that the tied tensors share, not yet widened to contain zero."""
+    def range_of(
+        self, members: list[ir.Tensor], statistics: Statistics, scheme: Scheme, returned: Container[ir.Tensor] = ()
+    ) -> tuple[float, float]:
+        """The range that the tied tensors share, not yet widened to contain zero. Of ``returned`` tensors every value
+        counts."""
         seen: TensorStatistics | None = None
         for tensor in members:
             if tensor.name in statistics.tensors:
@@ -79,24 +82,9 @@ class Solve(Pass):
         low, high = OBSERVERS[self.observer](seen, scheme)
         first, last = math.inf, -math.inf
         for tensor in members:
-            lower, upper = bounds(tensor)
+            lower, upper = bounds(tensor) if tensor not in returned else (-math.inf, math.inf)
             first, last = min(first, lower), max(last, upper)
-        low, high = max(low, first), min(high, last)
-        for tensor in members:
-            for lower, upper in _produced(tensor):
-                low, high = max(low, lower), min(high, upper)
-        return low, high
-
-
-def _produced(tensor: ir.Tensor) -> Iterator[tuple[float, float]]:
-    """What the operator that computes the tensor guarantees of it."""
-    node = ir.producer(tensor)
-    if node is not None and node.op == "Relu":
-        yield 0.0, math.inf
-    elif node is not None and node.op == "Clip":
-        yield clip_bounds(node) or (-math.inf, math.inf)
-    elif node is not None and node.op in ("Sigmoid", "HardSigmoid", "Softmax"):
-        yield 0.0, 1.0
+        return max(low, first), min(high, last)
 
 
 def _covering(quant: TensorQuant, low: float, high: float, origin: str) -> TensorQuant:

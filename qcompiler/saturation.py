@@ -29,6 +29,18 @@ def bounds(tensor: ir.Tensor) -> tuple[float, float]:
     return (low, high) if tensor.outputs else _EVERYTHING
 
 
+def guaranteed(tensor: ir.Tensor) -> tuple[float, float]:
+    """The interval that the definition of the operator that computes the tensor keeps its values in."""
+    node = ir.producer(tensor)
+    if node is not None and node.op == "Relu":
+        return 0.0, math.inf
+    if node is not None and node.op == "Clip":
+        return clip_bounds(node) or _EVERYTHING
+    if node is not None and node.op in ("Sigmoid", "HardSigmoid", "Softmax"):
+        return 0.0, 1.0
+    return _EVERYTHING
+
+
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     """The constant bounds of a Clip (infinite where absent); None when a bound is computed."""
     found = []
