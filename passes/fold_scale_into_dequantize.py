@@ -36,7 +36,9 @@ class FoldScaleIntoDequantize(Pass):
                     continue
                 source, factor = found
                 dequantize = ir.producer(source)
-                if dequantize is None or dequantize.op != "DequantizeLinear" or not ir.is_constant(dequantize.inputs[1]):
+                if dequantize is None or dequantize.op != "DequantizeLinear":
+                    continue
+                if not ir.is_constant(dequantize.inputs[1]):
                     continue
                 step = np.asarray(dequantize.inputs[1].values * np.float32(factor))
                 if not (np.isfinite(step).all() and (step > 0).all()):
@@ -45,7 +47,8 @@ class FoldScaleIntoDequantize(Pass):
                 result = node.outputs[0]
                 ir.detach(node)
                 inner.nodes.remove(node)
-                inputs = [dequantize.inputs[0], ir.Constant(namer(f"{result.name}_scale"), step), *dequantize.inputs[2:]]
+                scale = ir.Constant(namer(f"{result.name}_scale"), step)
+                inputs = [dequantize.inputs[0], scale, *dequantize.inputs[2:]]
                 inner.nodes.append(
                     ir.Node(
                         "DequantizeLinear",

@@ -1,4 +1,4 @@
-"""Writes the dynamic sites of a solved plan into the graph: products of integers whose scale is computed in each run."""
+"""Writes the dynamic sites of a solved plan: products of integers whose scale is computed in each run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class _Writer:
         weight, steps = self.weight(node.inputs[site.index], quant, bool(node.attrs.get("transB", 0)))
         bias = node.inputs[2] if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name else None
 
-        def add(op: str, hint: str, inputs: list[ir.Tensor], output: ir.Variable | None = None, **attrs: Any) -> ir.Variable:
+        def add(
+            op: str, hint: str, inputs: list[ir.Tensor], output: ir.Variable | None = None, **attrs: Any
+        ) -> ir.Variable:
             output = output or ir.Variable(self.namer(f"{node.name}_{hint}"))
             home.nodes.append(ir.Node(op, self.namer(f"{node.name}_{hint}"), attrs, inputs=inputs, outputs=[output]))
             return output
@@ -87,11 +89,12 @@ class _Writer:
     def activation(self, tensor: ir.Tensor) -> list[ir.Variable]:
         """(codes, scale, zero point), computed where the tensor is."""
         if tensor not in self.quantized:
-            types = {"quantized": np.uint8, "scale": np.float32, "zero_point": np.uint8}
             made = [
-                ir.Variable(self.namer(f"{tensor.name}_{hint}"), np.dtype(kind), tensor.shape if hint == "quantized" else [])
-                for hint, kind in types.items()
-            ]
+                ir.Variable(self.namer(f"{tensor.name}_{hint}"), np.dtype(kind), shape)
+                for hint, kind, shape in (
+                    ("quantized", np.uint8, tensor.shape), ("scale", np.float32, []), ("zero_point", np.uint8, []),
+                )
+            ]  # fmt: skip
             node = ir.Node(
                 "DynamicQuantizeLinear",
                 self.namer(f"{tensor.name}_DynamicQuantizeLinear"),

@@ -175,7 +175,8 @@ class _Placement:
                 per_channel = isinstance(scheme.granularity, PerAxis)
                 if ir.is_constant(bias) and bias.values.ndim == 1:
                     granularity = PerAxis(0) if per_channel else PerTensor()
-                    yield Site(bias.name, node.name, entry.bias), TensorQuant(replace(self.target.bias, granularity=granularity))
+                    scheme = replace(self.target.bias, granularity=granularity)
+                    yield Site(bias.name, node.name, entry.bias), TensorQuant(scheme)
         for tensor in self.in_codes:
             for node in dict.fromkeys(tensor.outputs):
                 for index, read in enumerate(node.inputs):

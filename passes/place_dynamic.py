@@ -18,7 +18,7 @@ ACTIVATION = Scheme("uint8", symmetric=False)
 
 @dataclass(frozen=True)
 class PlaceDynamic(Pass):
-    """Placement without samples: only weights have numbers beforehand. Nodes that the plan keeps in float are respected.
+    """Placement without samples: only weights have numbers beforehand. Nodes the plan keeps in float are respected.
 
     1. An operator with a constant weight whose target description says ``dynamic``: its activation and its weight. The
        result and the bias stay in float.

@@ -52,7 +52,10 @@ class Solve(Pass):
                 if group not in ranges:
                     members = [tensors[name] for name in sorted(group)]
                     measured = [plan.ranges[name] for name in sorted(group) if name in plan.ranges]
-                    ranges[group] = measured[0] if measured else self.range_of(members, ctx.statistics, quant.scheme, returned)
+                    if measured:
+                        ranges[group] = measured[0]
+                    else:
+                        ranges[group] = self.range_of(members, ctx.statistics, quant.scheme, returned)
                 sites[site] = _covering(quant, *ranges[group], "calibration")
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():
