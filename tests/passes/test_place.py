@@ -76,6 +76,16 @@ def test_concat_ties_its_inputs_and_its_output() -> None:
     assert runs(graph) == {"DequantizeLinear": 1, "QLinearConcat": 1, "QLinearConv": 3, "QuantizeLinear": 1}
 
 
+def test_concat_leaves_a_relu_its_own_range() -> None:
+    text = """(float[1,3,8,8] x) => (float y) {
+        a = Conv(x, w) r = Relu(a) p = MaxPool<kernel_shape = [1, 1]>(r) n = Conv(r, v) c = Concat<axis = 2>(p, n)
+        y = Conv(c, v)
+    }"""
+    graph = program(text, CONV)
+    assert placed(graph).ties == (frozenset({"c", "n"}), frozenset({"p", "r"}))
+    assert runs(graph)["QLinearConv"] == 3
+
+
 def test_what_moves_values_is_tied() -> None:
     text = """(float[1,3,8,8] x) => (float y) {
         a = Conv(x, w) p = MaxPool<kernel_shape = [2, 2]>(a) f = Reshape(p, shape) y = MatMul(f, m)

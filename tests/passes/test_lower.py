@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from pass_helpers import feed, ops, outputs, program
+from planned import TARGET, lowered, numbers, placed, solved, weights
+
+from qcompiler import ir, numerics
+from qcompiler.errors import PassError
+from qcompiler.passes.lower import Lower
+from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.scheme import Scheme
+
+CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
+MATMUL = weights(w=(32, 8), b=(8,))
+
+
+def rounded(values: np.ndarray, quant: TensorQuant) -> np.ndarray:
+    scale, zero = numbers(quant)
+    return numerics.dequantize(numerics.quantize(values, scale, zero, quant.scheme), scale, zero, quant.scheme)
+
+
+def count(graph: ir.Graph, op: str) -> int:
+    return ops(graph).count(op)
+
+
+def test_an_empty_plan_changes_nothing() -> None:
+    graph = program("(float[1,3,8,8] x) => (float y) { c = Conv(x, w, b) y = Relu(c) }", CONV)
+    before = ir.to_proto(graph).SerializeToString(deterministic=True)
+    assert ir.to_proto(lowered(graph, Plan())).SerializeToString(deterministic=True) == before
+
+
+def test_the_numbers_are_the_oracles() -> None:
+    graph = program("(float[2,32] x) => (float[2,8] y) { y = Gemm(x, w, b) }", MATMUL)
+    plan = solved(graph)
+    values = feed(graph)
+    quants = {site.tensor: quant for site, quant in plan.sites.items()}
+    x, w, b = (rounded(v, quants[n]) for n, v in (("x", values["x"]), ("w", MATMUL["w"]), ("b", MATMUL["b"])))
+    np.testing.assert_allclose(outputs(lowered(graph, plan), values)["y"], x @ w + b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_tensor_is_quantized_once_and_dequantized_for_each_consumer() -> None:
+    text = "(float[1,3,8,8] x) => (float y) { a = Conv(x, w) s = Conv(a, v) y = Add(a, s) }"
+    graph = program(text, CONV)
+    after = lowered(graph, solved(graph))
+    assert count(after, "QuantizeLinear") == 3  # x, a and s: the sum is an output that nothing reads in 8 bits
+    readers = [[user.op for user in node.outputs[0].outputs] for node in after.nodes if node.op == "DequantizeLinear"]
+    assert all(len(users) == 1 for users in readers)
+
+
+def test_two_nodes_that_share_a_weight_share_its_codes() -> None:
+    text = "(float[1,4,8,8] x) => (float y) { a = Conv(x, v) y = Conv(a, v) }"
+    graph = program(text, CONV)
+    after = lowered(graph, solved(graph))
+    codes = {node.inputs[0] for node in after.nodes if node.op == "DequantizeLinear" and ir.is_constant(node.inputs[0])}
+    assert [tensor.name for tensor in codes] == ["v_quantized"]
+
+
+def test_one_tensor_in_two_representations() -> None:
+    graph = program("(float[2,32] x) => (float y, float z) { y = MatMul(x, w) z = MatMul(x, w) }", MATMUL)
+    plan = solved(graph)
+    coarse = plan.sites[Site("x", "MatMul_1", 0)].solved(np.float32(0.5), np.int64(128), "user")
+    after = lowered(graph, replace(plan, sites={**plan.sites, Site("x", "MatMul_1", 0): coarse}))
+    assert count(after, "QuantizeLinear") == 2
+    values = feed(graph)
+    found = outputs(after, values)
+    w = rounded(MATMUL["w"], plan.sites[Site("w", "MatMul_1", 1)])
+    np.testing.assert_allclose(found["z"], rounded(values["x"], coarse) @ w, rtol=1e-6, atol=1e-5)
+    assert np.abs(found["y"] - found["z"]).max() > 0.01
+
+
+def test_outputs_keep_their_names() -> None:
+    graph = program("(float[1,3,8,8] x) => (float y) { c = Conv(x, w, b) y = Relu(c) }", CONV)
+    after = lowered(graph, solved(graph))
+    assert [t.name for t in after.outputs] == ["y"]
+    maker = ir.producer(after.outputs[0])
+    assert maker is not None and maker.op == "DequantizeLinear"
+
+
+def test_an_output_that_is_also_read() -> None:
+    text = "(float[1,3,8,8] x) => (float[1,4,6,6] c, float[1,4,6,6] y) { c = Conv(x, w) y = Conv(c, v) }"
+    graph = program(text, CONV)
+    plan = solved(graph)
+    after = lowered(graph, plan)
+    values = feed(graph)
+    assert [t.name for t in after.outputs] == ["c", "y"]
+    # A convolution on rounded inputs, then rounded itself: at most half a step from the float one of those inputs.
+    assert np.abs(outputs(after, values)["c"] - outputs(graph, values)["c"]).max() < 0.3
+
+
+def branches() -> ir.Graph:
+    """Both branches multiply what the outer graph computes; the second returns a weight's product with a Relu."""
+    bodies = {}
+    for name, ending in (("then", None), ("else", "Relu")):
+        nodes = [helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_m"], f"{name}_product")]
+        if ending:
+            nodes.append(helper.make_node(ending, [f"{name}_m"], [f"{name}_r"], f"{name}_end"))
+        result = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, [2, 8])
+        weight = onnx.numpy_helper.from_array(MATMUL["w"], f"{name}_w")
+        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [result], [weight])
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["h"], "outer"), helper.make_node("If", ["flag"], ["y"], "choose", **bodies)],
+        "bodies",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 32]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 8])],
+    )
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_bodies_read_an_outer_tensor() -> None:
+    graph = branches()
+    samples = [{"x": feed(graph)["x"], "flag": np.array(flag)} for flag in (True, False)]
+    after = lowered(graph, solved(graph, samples=samples))
+    assert [node.op for node in after.nodes] == ["Neg", "QuantizeLinear", "If"]  # quantized once, where it is computed
+    for inner in list(ir.all_graphs(after))[1:]:
+        assert [node.op for node in inner.nodes][:3] == ["DequantizeLinear", "DequantizeLinear", "MatMul"]
+    for sample in samples:
+        np.testing.assert_allclose(outputs(after, sample)["y"], outputs(graph, sample)["y"], atol=0.3)
+
+
+@pytest.mark.parametrize(
+    "site, why",
+    [
+        (Site("x", "nobody", 0), "tensor 'x': the model has no node 'nobody'; make the plan anew"),
+        (Site("x", "MatMul_0", 1), "input 1 of node 'MatMul_0' is not 'x'; make the plan anew"),
+        (Site("x", "MatMul_0", 7), "input 7 of node 'MatMul_0' is not 'x'; make the plan anew"),
+        (Site("x", ""), "'x' is no output of the model; make the plan anew"),
+    ],
+)
+def test_wrong_sites_are_refused(site: Site, why: str) -> None:
+    graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL)
+    quant = TensorQuant(Scheme("uint8", False)).solved(np.float32(0.1), np.int64(3), "user")
+    with pytest.raises(PassError, match=why) as raised:
+        lowered(graph, Plan(sites={site: quant}))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unsolved_plan_is_refused() -> None:
+    graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL)
+    with pytest.raises(PassError, match=r"tensor '.': has no scale yet; run solve before lower"):
+        lowered(graph, placed(graph))
+    with pytest.raises(PassError, match="needs a plan"):
+        Pipeline([Lower()]).run(graph, PassContext(TARGET))
+
+
+def test_an_old_operator_set_is_refused() -> None:
+    graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL, opset=11)
+    with pytest.raises(PassError, match="needs opset 13, the model has 11"):
+        lowered(graph, solved(graph))
