@@ -20,37 +20,41 @@ from qcompiler.calibrate.observers import histogram
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
-from qcompiler.sensitivity import contributions
+from qcompiler.sensitivity import Switchboard, contributions
 from qcompiler.verify.profile import Profile
 
 PASSING = frozenset(("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
 """Operators that only arrange values: what they join is judged part by part."""
 
-FLOOR = 22.0
+FLOOR = 20.0
 """Fidelity in dB that is worth any speed short of float's."""
-PART = 7.0
+PART = 8.0
 """Decibels by which one part of an output may be less true than a whole output."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
-WORTH = 0.5
-"""Beyond the floor: gain in dB that one percent of the run time must buy."""
-LEAST_GAIN = 0.05
-"""Gain in dB below which a step is not worth its place in the plan."""
+SHORT = 10.0
+"""Percent of the run time that a decibel is worth below the floor."""
+BEYOND = 0.3
+"""Percent of the run time that a decibel is worth beyond it."""
 SHARE_OF_FLOAT = 0.85
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
 WORTH_A_RANGE = 0.02
 """Share of all noise that makes a tensor worth trying other ranges for."""
 OTHER_RANGES = 3
-MOST_RANGES = 10
-RANGE_SAMPLES = 4
+MOST_RANGES = 6
+RANGE_SAMPLES = 3
 """Samples that other ranges are tried on."""
-SAMPLES = 2
+WALK_SAMPLES = 6
+"""Samples that it is measured on how many operators to leave in float."""
+PREFIXES = (1, 2, 4, 7, 11, 16, 22, 28, 34, 40, 46, 52, 58, 64, 70, 76)
+"""How many actions are tried together."""
+SAMPLES = 4
 """Samples that sensitivity is measured on."""
-SECONDS = 5.0
+SECONDS = 4.0
 """Spent on measuring sensitivity, and as much on other ranges: large models are measured less finely."""
-SWITCHED = 2.5
+SWITCHED = 1.5
 """Times as long as the float model takes the one that holds every tensor plain and rounded."""
-MOST_ACTIONS = 80
+MOST_ACTIONS = 90
 """Actions looked at closely: those whose tensors make the most noise."""
 
 
@@ -65,9 +69,9 @@ def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float
 
 
 def worth(decibels: float, slowdown: float) -> float:
-    """What a plan is worth, in dB: its fidelity less its time at the rate of ``WORTH``; what is missing to the floor
-    counts tenfold."""
-    return decibels - 9.0 * max(0.0, FLOOR - decibels) - WORTH * 100.0 * math.log(slowdown)
+    """What a plan is worth, in percent of the run time: see ``SHORT`` and ``BEYOND``, less the time it takes."""
+    short, beyond = max(0.0, FLOOR - decibels), max(0.0, decibels - FLOOR)
+    return BEYOND * beyond - SHORT * short - 100.0 * math.log(slowdown)
 
 
 def measuring_points(graph: ir.Graph) -> dict[str, float]:
@@ -193,8 +197,9 @@ def groups_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
         tensor = tensors[name]
         if ir.is_constant(tensor):
             continue
-        key = ("read", name) if name in read or not owner.get(tensor) else ("inside", owner[tensor])
-        grouped[key].add(name)
+        tie = plan.group(name)
+        alone = bool(tie & read) or not owner.get(tensor)
+        grouped[("read", min(tie)) if alone else ("inside", owner[tensor])].add(name)
     return [frozenset(names) for names in grouped.values()]
 
 
@@ -206,6 +211,11 @@ def actions_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
         if node.name in plan.intended and node.name not in heavy and node.outputs and owner.get(node.outputs[0]):
             behind[owner[node.outputs[0]]].add(node.name)
     return [frozenset([name]) for name in sorted(heavy)] + [frozenset(names) for _, names in sorted(behind.items())]
+
+
+def spaced(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """``count`` of the feeds, evenly spaced: neighbours tend to be alike."""
+    return [feeds[index * len(feeds) // count] for index in range(count)] if count < len(feeds) else list(feeds)
 
 
 def together(part: Mapping[str, float], points: Mapping[str, float]) -> float:
@@ -220,58 +230,74 @@ def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dic
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of each node in float and in 8 bits, by name, and of one element through a Q or a DQ."""
+    """Seconds of each node in float and in 8 bits, by name, and of one element between codes and float.
+
+    ``makers``: the node that makes each tensor, a Relu or Clip counting as part of what it follows. ``vanishing``: nodes
+    that scale or shift by a scalar, which cost nothing behind codes.
+    """
 
     plain: Mapping[str, float]
     coded: Mapping[str, float]
     elements: Mapping[str, float]
     per_element: float
     rest: float
+    makers: Mapping[str, str]
+    vanishing: frozenset[str]
 
-    def of(self, plan: Plan, producers: Mapping[str, str]) -> float:
-        """Predicted seconds of a run under the plan. ``producers``: the node that makes each tensor."""
-        seconds = self.rest + self.per_element * self.crossing(plan, producers)
+    def of(self, plan: Plan) -> float:
+        """Predicted seconds of a run under the plan."""
+        seconds = self.rest + self.per_element * self.crossing(plan)
         for name in set(self.plain) | set(self.coded):
             seconds += self.coded.get(name, 0.0) if name in plan.intended else self.plain.get(name, 0.0)
         return seconds
 
-    def crossing(self, plan: Plan, producers: Mapping[str, str]) -> float:
+    def crossing(self, plan: Plan) -> float:
         """Elements a run that change between codes and float."""
         total = 0.0
         for tensor, sites in plan.tensors().items():
-            made_in_codes = producers.get(tensor, "") in plan.intended
-            read_in_float = any(site.node not in plan.intended for site in sites)
+            made_in_codes = self.makers.get(tensor, "") in plan.intended
+            read_in_float = any(site.node not in plan.intended and site.node not in self.vanishing for site in sites)
             crossings = (not made_in_codes) + (made_in_codes and read_in_float)
             total += crossings * self.elements.get(tensor, 0.0)
         return total
 
 
-def cost_of(plan: Plan, plain: Profile, coded: Profile, statistics: Statistics) -> Cost:
+def cost_of(graph: ir.Graph, plan: Plan, plain: Profile, coded: Profile, statistics: Statistics) -> Cost:
     """From profiles of the float graph and of the plan's lowered one."""
-    times = [profile.by_node() for profile in (plain, coded)]
-    elements = {name: seen.finite / max(statistics.samples, 1) for name, seen in statistics.tensors.items()}
-    known = {name for name in plain.names}
-    rest = sum(seconds for name, seconds in times[0].items() if name not in known)
+    before, after = plain.by_node(), coded.by_node()
+    makers, vanishing = {}, set()
+    for _, node in ir.all_nodes(graph):
+        for tensor in node.outputs:
+            makers[tensor.name] = _computed_by(node).name
+        if node.op in ("Mul", "Div", "Add") and any(ir.is_constant(t) and t.values.size == 1 for t in node.inputs):
+            vanishing.add(node.name)
     return Cost(
-        {name: s for name, s in times[0].items() if name in known},
-        {name: s for name, s in times[1].items() if name in plan.intended},
-        elements,
-        SECONDS_PER_ELEMENT,
-        rest,
+        plain={name: seconds for name, seconds in before.items() if name in plain.names},
+        coded={name: seconds for name, seconds in after.items() if name in plan.intended},
+        elements={name: seen.finite / max(statistics.samples, 1) for name, seen in statistics.tensors.items()},
+        per_element=SECONDS_PER_ELEMENT,
+        rest=sum(seconds for name, seconds in before.items() if name not in plain.names),
+        makers=makers,
+        vanishing=frozenset(vanishing),
     )
 
 
-SECONDS_PER_ELEMENT = 0.28e-9
-"""Of a step between codes and float, measured with ONNX Runtime 1.32 on one AVX512 core: 0.14 ns for QuantizeLinear or
-DequantizeLinear, and as much for the change of layout that convolutions want on either side."""
+def _computed_by(node: ir.Node) -> ir.Node:
+    while node.op in ("Relu", "Clip") and (source := ir.producer(node.inputs[0])) is not None:
+        node = source
+    return node
+
+
+SECONDS_PER_ELEMENT = 0.35e-9
+"""Of a step between codes and float: 0.14 ns for QuantizeLinear or DequantizeLinear with ONNX Runtime 1.32 on one AVX512
+core, the rest for changes of layout that convolutions want on either side. It fits random placements of real models."""
 
 
 class Improver:
-    """Finds the operators to leave in float.
+    """Finds better ranges, and the operators to leave in float.
 
-    ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``measured``: decibels of the current
-    plan at its worst point, as measured; predictions are shifted to agree with it. ``allowed``: seconds of a run that
-    may be spent for the sake of the floor.
+    ``plan`` is solved. ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``allowed``: seconds
+    of a run that may be spent for the sake of the floor.
     """
 
     def __init__(
@@ -282,25 +308,25 @@ class Improver:
         feeds: Sequence[Feed],
         profiles: tuple[Profile, Profile],
         place: Callable[[Plan], Plan],
-        measured: float,
         allowed: float,
     ) -> None:
-        self.graph, self.plan, self.place = graph, plan, place
-        groups = groups_of(graph, plan)
-        points = before_softmax(graph, measuring_points(graph))
-        quants = {site.tensor: quant for site, quant in plan.sites.items()}
-        trials = [{name: quants[name] for name in group} for group in groups]
+        self.graph, self.plan, self.statistics, self.feeds = graph, plan, statistics, feeds
+        self.place, self.allowed = place, allowed
         self.runs = max(1, int(SECONDS / (SWITCHED * profiles[0].total)))
-        parts = contributions(graph, plan, trials, list(points), feeds[:SAMPLES], self.runs)
-        activations = spread_over(groups, [together(part, points) for part in parts])
-        self.ranges = self.better_ranges(graph, plan, statistics, feeds, points, activations)
-        self.plan = plan = replace(plan, ranges={**plan.ranges, **{n: found for n, (found, _) in self.ranges.items()}})
-        activations.update({name: power for name, (_, power) in self.ranges.items()})
-        self.noise = Noise({**activations, **weight_noise(graph, plan, statistics, activations)})
-        self.cost = cost_of(plan, *profiles, statistics)
-        self.allowed = allowed
-        self.producers = {t.name: node.name for _, node in ir.all_nodes(graph) for t in node.outputs}
-        self.shift = measured - self.noise.decibels(plan)
+        self.cost = cost_of(graph, plan, *profiles, statistics)
+        self.outputs = measuring_points(graph)
+        self.points = before_softmax(graph, self.outputs)
+        self.groups = groups_of(graph, plan)
+        quants = {site.tensor: quant for site, quant in plan.sites.items()}
+        trials = [{name: quants[name] for name in group} for group in self.groups]
+        parts = contributions(graph, plan, trials, list(self.points), spaced(feeds, SAMPLES), self.runs)
+        self.activations = spread_over(self.groups, [together(part, self.points) for part in parts])
+
+    def with_better_ranges(self) -> Plan:
+        """The plan with ranges that measurably make less noise, where there are such; unchanged otherwise."""
+        found = self.better_ranges(self.graph, self.plan, self.statistics, self.feeds, self.points, self.activations)
+        self.activations.update({name: power for name, (_, power) in found.items()})
+        return replace(self.plan, ranges={**self.plan.ranges, **{name: ends for name, (ends, _) in found.items()}})
 
     def better_ranges(
         self,
@@ -331,7 +357,7 @@ class Improver:
         if not trials:
             return {}
         baseline = [{name: quants[name]} for name in noisy]
-        parts = contributions(graph, plan, [*baseline, *trials], list(points), feeds[:RANGE_SAMPLES], self.runs)
+        parts = contributions(graph, plan, [*baseline, *trials], list(points), spaced(feeds, RANGE_SAMPLES), self.runs)
         power = [together(part, points) for part in parts]
         least = dict(zip(noisy, power))
         best: dict[str, tuple[float, float]] = {}
@@ -341,59 +367,68 @@ class Improver:
         first = dict(zip(noisy, power))
         return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
 
-    def learn(self, plan: Plan, slowdown: float, decibels: float) -> None:
-        """Corrects the predictions from what a plan turned out to be: its time relative to the first one's tells what
-        an element costs between codes and float, its fidelity how far errors that do not simply add up were missed."""
-        if math.isfinite(decibels):
-            self.shift = min(self.shift, decibels - self.noise.decibels(plan))
-        elements = self.cost.crossing(plan, self.producers) - self.cost.crossing(self.plan, self.producers)
-        before, predicted = self.judged(self.plan)[1], self.judged(plan)[1]
-        if elements > 0.0:
-            per_element = self.cost.per_element + (before * slowdown - predicted) / elements
-            self.cost = replace(self.cost, per_element=max(per_element, SECONDS_PER_ELEMENT))
+    def chosen(self, plan: Plan, measured: float) -> dict[str, str]:
+        """Nodes to leave in float beside those of the solved ``plan``, with the reason.
 
-    def chosen(self) -> dict[str, str]:
-        """Nodes to leave in float, with what each step is predicted to buy and to cost."""
-        power, seconds = self.judged(self.plan)
+        Actions are ordered by what they would buy for their time if noise and time just added up. How many of them to
+        take is then measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's
+        fidelity in dB over all samples; what fewer samples tell is shifted to agree with it.
+        """
+        noise = Noise({**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)})
+        quants = {site.tensor: quant for site, quant in plan.sites.items()}
+        weights = {site.tensor for site, q in plan.sites.items() if q.origin == "weights" and site.index == 1}
+        groups = [*(group & quants.keys() for group in self.groups), *(frozenset([name]) for name in sorted(weights))]
+        trials = [{name: quants[name] for name in group} for group in groups]
+        order = self.ordered(plan, noise)
+        feeds = spaced(self.feeds, max(1, min(WALK_SAMPLES, self.runs // len(PREFIXES))))
+        counts = [0, *(count for count in PREFIXES if count < len(order)), len(order)]
+        tried: list[tuple[Plan, float]] = []
+        with Switchboard(self.graph, plan, trials, list(self.outputs), feeds) as board:
+            for count in counts:
+                trial = self.without(plan, (name for action in order[:count] for name in action))
+                rounded = {site.tensor for site in trial.sites}
+                found = board.noise(index for index, group in enumerate(groups) if group & rounded)
+                worst = max(found[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
+                tried.append((trial, -10.0 * math.log10(worst) if worst > 0.0 else ENOUGH))
+        shift = measured - tried[0][1]
+        best, most, gained, slower = plan, worth(measured, 1.0), 0.0, 1.0
+        sure = math.inf
+        for trial, decibels in reversed(tried[1:]):
+            # More in float is rarely worse: where few samples say so, they were lucky with less.
+            sure = min(sure, decibels + shift, ENOUGH)
+            slowdown = max(self.seconds(trial) / self.seconds(plan), 1e-3)
+            if worth(sure, slowdown) > most and self.seconds(trial) < self.allowed:
+                best, most, gained, slower = trial, worth(sure, slowdown), sure - measured, slowdown
+        reason = f"with the others, {gained:.1f} dB for {100.0 * (slower - 1.0):.0f} % of the time"
+        return dict.fromkeys(sorted(plan.intended - best.intended), reason)
+
+    def ordered(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:
+        """Actions by the noise that they take away for their time, if noise and time just added up."""
+        power, seconds = noise.total(plan), self.seconds(plan)
         steps = []
-        for action in self.noisiest():
-            trial = self.without(self.plan, action)
-            less, more = power - self.judged(trial)[0], self.judged(trial)[1] - seconds
-            if less > 0.0:
-                steps.append((less / max(more, 1e-6 * seconds), action))
-        kept: dict[str, str] = {}
-        plan = self.plan
-        for _, action in sorted(steps, key=lambda step: (-step[0], sorted(step[1]))):
-            if not action & plan.intended:
-                continue
+        for action in self.noisiest(plan, noise):
             trial = self.without(plan, action)
-            before, after = self.judged(plan), self.judged(trial)
-            gain = 10.0 * math.log10(before[0] / after[0]) if after[0] > 0.0 else math.inf
-            percent = 100.0 * (after[1] / before[1] - 1.0)
-            now = self.shift - 10.0 * math.log10(before[0])
-            pays = worth(now + gain, max(after[1] / before[1], 1e-3)) > worth(now, 1.0)
-            if gain >= LEAST_GAIN and pays and after[1] < self.allowed:
-                reason = f"{gain:.1f} dB for {percent:.1f} % of the time"
-                kept.update(dict.fromkeys(sorted(action & plan.intended), reason))
-                plan = trial
-        return kept
+            less, more = power - noise.total(trial), self.seconds(trial) - seconds
+            if less > 0.0:
+                steps.append((less / max(more, 1e-3 * seconds), action))
+        return [action for _, action in sorted(steps, key=lambda step: (-step[0], sorted(step[1])))]
 
-    def noisiest(self) -> list[frozenset[str]]:
-        heavy, owner = owners(self.graph, self.plan)
+    def noisiest(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:
         near: dict[str, float] = defaultdict(float)
-        for site in self.plan.sites:
-            near[site.node] += self.noise.power.get(site.tensor, 0.0)
+        for site in plan.sites:
+            near[site.node] += noise.power.get(site.tensor, 0.0)
         made = {node.name: node.outputs for _, node in ir.all_nodes(self.graph)}
 
-        def noise(action: frozenset[str]) -> float:
+        def loudness(action: frozenset[str]) -> float:
             own = {t.name for name in action for t in made[name]}
-            return sum(near[name] for name in action) + sum(self.noise.power.get(name, 0.0) for name in own)
+            return sum(near[name] for name in action) + sum(noise.power.get(name, 0.0) for name in own)
 
-        return sorted(actions_of(self.graph, self.plan), key=lambda a: (-noise(a), sorted(a)))[:MOST_ACTIONS]
+        return sorted(actions_of(self.graph, plan), key=lambda a: (-loudness(a), sorted(a)))[:MOST_ACTIONS]
 
     def without(self, plan: Plan, action: Iterable[str]) -> Plan:
         return self.place(plan.without_nodes(dict.fromkeys(action, "")))
 
-    def judged(self, plan: Plan) -> tuple[float, float]:
-        """(predicted noise-to-signal ratio, predicted seconds)."""
-        return self.noise.total(plan), self.cost.of(plan, self.producers)
+    def seconds(self, plan: Plan) -> float:
+        """Predicted seconds of a run."""
+        return self.cost.of(plan)
+

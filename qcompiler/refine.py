@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 MOST_ROUNDS = 4
-IMPROVEMENTS = 2
-"""Times that a better plan is looked for: the second with what measuring the first one taught."""
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
 
@@ -102,30 +100,21 @@ class Refiner:
                 feeds,
                 (plain, coded),
                 self.unsolved,
-                before,
                 improve.SHARE_OF_FLOAT * coded.total * gained,
             )
-        best, most = candidate, improve.worth(before, 1.0)
-        if improver.ranges:
-            trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(improver.plan))))
-            value = improve.worth(self.fidelity(trial, points), 1.0)
-            if value > most:
-                best, most = trial, value
-                candidate = trial
-        kept: dict[str, str] = {}
-        for _ in range(IMPROVEMENTS):
-            kept, last = improver.chosen(), kept
-            if not kept or kept.keys() == last.keys():
-                break
-            trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
-            slowdown = 1.0 / self.ratio(candidate, trial)
+        ranged = improver.with_better_ranges()
+        if ranged.ranges != plan.ranges:
+            trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
             decibels = self.fidelity(trial, points)
-            value = improve.worth(decibels, slowdown)
-            if value > most:
-                best, most = trial, value
-            assert trial.plan is not None
-            improver.learn(trial.plan, slowdown, decibels)
-        return best
+            if decibels > before:
+                candidate, before = trial, decibels
+        assert candidate.plan is not None
+        kept = improver.chosen(candidate.plan, before)
+        if not kept:
+            return candidate
+        trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
+        value = improve.worth(self.fidelity(trial, points), 1.0 / self.ratio(candidate, trial))
+        return trial if value > improve.worth(before, 1.0) else candidate
 
     def fidelity(self, candidate: Candidate, points: dict[str, float]) -> float:
         """Decibels of the worst output over the samples, or of the worst part of one with what it is allowed."""

@@ -76,6 +76,14 @@ def session(
         yield made
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
 def run(model: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
     """The named outputs (all when None) for one feed. Raises ModelError when the model fails on it."""
     try:

@@ -7,15 +7,57 @@ switch on, the error at the outputs is that group's own; to first order errors o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
 from qcompiler import ir, numerics
 from qcompiler.plan import Plan, TensorQuant
-from qcompiler.runtime import Feed, run, session
+from qcompiler.runtime import Feed, processors, run, session
 
 SWITCH = "qcompiler_switch"
+
+
+class Switchboard:
+    """One session of the float graph with a switch for each of ``trials``, mappings of tensors to representations.
+
+    ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may occur
+    in several trials, represented differently in each; the last one that is on counts. ``points`` are float tensors of
+    the outermost graph. Use it in a ``with`` statement.
+    """
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        plan: Plan,
+        trials: Sequence[Mapping[str, TensorQuant]],
+        points: Sequence[str],
+        feeds: Sequence[Feed],
+    ) -> None:
+        self.count, self.points, self.feeds = len(trials), list(points), list(feeds)
+        self._stack = ExitStack()
+        switchable = _switched(with_outputs(graph, self.points), plan, trials)
+        self._model = self._stack.enter_context(session(switchable, threads=processors()))
+        off = np.zeros(self.count, bool)
+        self._plain = [run(self._model, {**feed, SWITCH: off}, self.points) for feed in self.feeds]
+
+    def __enter__(self) -> Switchboard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def noise(self, switched: Iterable[int], feeds: int | None = None) -> dict[str, float]:
+        """The noise-to-signal power ratio at each point with these trials on, over the first ``feeds`` feeds."""
+        on = np.zeros(self.count, bool)
+        on[list(switched)] = True
+        signal, noise = dict.fromkeys(self.points, 0.0), dict.fromkeys(self.points, 0.0)
+        for feed, plain in list(zip(self.feeds, self._plain))[:feeds]:
+            for name, value, reference in zip(self.points, run(self._model, {**feed, SWITCH: on}, self.points), plain):
+                signal[name] += _power(reference)
+                noise[name] += _power(value.astype(np.float64) - reference)
+        return {name: noise[name] / signal[name] if signal[name] else 0.0 for name in self.points}
 
 
 def contributions(
@@ -26,37 +68,18 @@ def contributions(
     feeds: Sequence[Feed],
     runs: int | None = None,
 ) -> list[dict[str, float]]:
-    """For each trial, the noise-to-signal power ratio that rounding its tensors, and nothing else, causes at each of
-    ``points``, float tensors of the outermost graph.
+    """For each trial, the noise-to-signal power ratio that rounding its tensors, and nothing else, causes at each point.
 
-    ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may occur
-    in several trials, represented differently in each. ``runs``: how often the model may run, about. Where that is too
-    few, fewer feeds are taken; where it is too few even for one run a trial, no tensor may occur twice, and neighbouring
-    trials are measured together: see ``_halved``.
+    See ``Switchboard`` for the arguments. ``runs``: how often the model may run, about. Where that is too few, fewer
+    feeds are taken; where it is too few even for one run a trial, no tensor may occur twice, and neighbouring trials are
+    measured together: see ``_halved``.
     """
-    names = list(points)
-    switchable = _switched(with_outputs(graph, names), plan, trials)
     if runs is not None:
         feeds = feeds[: max(1, runs // max(1, len(trials)))]
-    with session(switchable) as model:
-        off = np.zeros(len(trials), bool)
-        plain = [run(model, {**feed, SWITCH: off}, names) for feed in feeds]
-        signal = [sum(_power(values[index]) for values in plain) for index in range(len(names))]
-
-        def ratios(first: int, last: int) -> dict[str, float]:
-            """Of the trials first … last - 1 at once."""
-            on = off.copy()
-            on[first:last] = True
-            noise = dict.fromkeys(names, 0.0)
-            for feed, reference in zip(feeds, plain):
-                for index, value in enumerate(run(model, {**feed, SWITCH: on}, names)):
-                    if signal[index]:
-                        noise[names[index]] += _power(value.astype(np.float64) - reference[index]) / signal[index]
-            return noise
-
+    with Switchboard(graph, plan, trials, points, feeds) as board:
         if runs is not None and runs < len(trials):
-            return _halved(ratios, len(trials), runs)
-        return [ratios(index, index + 1) for index in range(len(trials))]
+            return _halved(lambda first, last: board.noise(range(first, last)), len(trials), runs)
+        return [board.noise([index]) for index in range(len(trials))]
 
 
 def _halved(measure: Callable[[int, int], dict[str, float]], count: int, runs: int) -> list[dict[str, float]]:
