@@ -18,10 +18,11 @@ class SmoothConv(RowsPass):
     """``Conv(x, W)`` becomes ``Conv(x · f, W / f)`` with one factor f for each input channel, all readers alike; see
     ``smooth-matmul``. Only where every reader of ``x`` is such a convolution.
 
-    1. ``x`` comes from a convolution, through Relu or LeakyRelu perhaps: f goes into that convolution's weights and bias
-       and costs nothing (cross-layer equalization, Nagel et al. 2019, section 4.1). Worth it from ``least_gain`` dB on.
-    2. Anything else is multiplied by f in float, as is what computes it from the last product on. That costs time, so it
-       must save ``least_gain_of_a_product`` dB where rounding makes more noise than well-behaved values do.
+    1. ``x`` comes from a convolution, through Relu or LeakyRelu perhaps: f goes into that convolution's weights and
+       bias and costs nothing (cross-layer equalization, Nagel et al. 2019, section 4.1). Worth it from ``least_gain``
+       dB on.
+    2. Anything else is multiplied by f in float, as is what computes it from the last product on. That costs time, so
+       it must save ``least_gain_of_a_product`` dB where rounding makes more noise than well-behaved values do.
     3. A plan that has smoothing already is applied as it is.
     """
 

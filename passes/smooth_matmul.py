@@ -16,7 +16,7 @@ from qcompiler.plan import Plan
 @dataclass(frozen=True)
 class SmoothMatMul(RowsPass):
     """``MatMul(x, W)`` becomes ``MatMul(x · f, W / f)`` with one factor f for each of the K channels, all readers of
-    ``x`` alike (SmoothQuant, Xiao et al. 2022, equation 3, where s = 1/f). With few bits, these are easier than x and W.
+    ``x`` alike (SmoothQuant, Xiao et al. 2022, equation 3, where s = 1/f). These are easier to round than x and W.
 
     f_k = largest|W_k|^(1-a) / largest|x_k|^a. Where that is not enough, the few channels that reach farthest get the
     factor 0 and are multiplied in float beside the rest (LLM.int8(), Dettmers et al. 2022):
@@ -87,7 +87,9 @@ def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
 def _smooth(
     graph: ir.Graph, tensor: ir.Variable, readers: list[ir.Node], factor: np.ndarray, namer: ir.Namer
 ) -> None:
-    def add(op: str, hint: str, inputs: list[ir.Tensor], output: ir.Variable | None = None, **attrs: int) -> ir.Variable:
+    def add(
+        op: str, hint: str, inputs: list[ir.Tensor], output: ir.Variable | None = None, **attrs: int
+    ) -> ir.Variable:
         output = output or ir.Variable(namer(f"{tensor.name}_{hint}"), tensor.dtype)
         graph.nodes.append(ir.Node(op, namer(f"{tensor.name}_{hint}"), attrs, inputs=inputs, outputs=[output]))
         return output

@@ -136,7 +136,9 @@ class Noise:
         return -10.0 * math.log10(total) if total > 0.0 else math.inf
 
 
-def weight_noise(graph: ir.Graph, plan: Plan, statistics: Statistics, activations: Mapping[str, float]) -> dict[str, float]:
+def weight_noise(
+    graph: ir.Graph, plan: Plan, statistics: Statistics, activations: Mapping[str, float]
+) -> dict[str, float]:
     """The noise of rounding each weight, from that of rounding the activation it meets.
 
     Both errors arise at the product's output, so they reach the model's outputs amplified alike. Of an output n,
@@ -232,8 +234,8 @@ def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dic
 class Cost:
     """Seconds of each node in float and in 8 bits, by name, and of one element between codes and float.
 
-    ``makers``: the node that makes each tensor, a Relu or Clip counting as part of what it follows. ``vanishing``: nodes
-    that scale or shift by a scalar, which cost nothing behind codes.
+    ``makers``: the node that makes each tensor, a Relu or Clip counting as part of what it follows. ``vanishing``:
+    nodes that scale or shift by a scalar, which cost nothing behind codes.
     """
 
     plain: Mapping[str, float]
@@ -289,15 +291,15 @@ def _computed_by(node: ir.Node) -> ir.Node:
 
 
 SECONDS_PER_ELEMENT = 0.35e-9
-"""Of a step between codes and float: 0.14 ns for QuantizeLinear or DequantizeLinear with ONNX Runtime 1.32 on one AVX512
-core, the rest for changes of layout that convolutions want on either side. It fits random placements of real models."""
+"""Of a step between codes and float: 0.14 ns for QuantizeLinear or DequantizeLinear with ONNX Runtime 1.32 on one
+AVX512 core, the rest for changes of layout that convolutions want on either side. It fits random placements of real models."""
 
 
 class Improver:
     """Finds better ranges, and the operators to leave in float.
 
-    ``plan`` is solved. ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``allowed``: seconds
-    of a run that may be spent for the sake of the floor.
+    ``plan`` is solved. ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``allowed``:
+    seconds of a run that may be spent for the sake of the floor.
     """
 
     def __init__(
@@ -351,7 +353,8 @@ class Improver:
         trials = []
         for name in noisy:
             for low, high in other_ranges(quants[name], statistics.tensors[name]):
-                scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quants[name].scheme)
+                ends, scheme = (np.float64(low), np.float64(high)), quants[name].scheme
+                scale, zero_point = numerics.scale_and_zero_point(*ends, scheme)
                 options.append((name, (low, high)))
                 trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
         if not trials:

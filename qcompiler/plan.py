@@ -145,7 +145,8 @@ class Plan:
         try:
             return Plan.from_json(text)
         except PlanError as error:
-            raise PlanError(error.what, where=f"{path}: {error.where}" if error.where else str(path), fix=error.fix) from None
+            where = f"{path}: {error.where}" if error.where else str(path)
+            raise PlanError(error.what, where=where, fix=error.fix) from None
 
     def to_json(self) -> str:
         """One tensor a line, so that a diff of two plans reads as a list of changed tensors."""
@@ -160,11 +161,11 @@ class Plan:
         body = "".join(f"  {json.dumps(k)}: {json.dumps(v)},\n" for k, v in head.items())
         ties = ",\n".join(f"    {json.dumps(sorted(tie))}" for tie in sorted(self.ties, key=sorted))
         kept = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.kept.items()))
-        made = ",\n".join(
-            f"    {json.dumps({'where': list(d.where), 'action': d.action, 'reason': d.reason})}" for d in self.decisions
-        )
+        decisions = [{"where": list(d.where), "action": d.action, "reason": d.reason} for d in self.decisions]
+        made = ",\n".join(f"    {json.dumps(decision)}" for decision in decisions)
         tensors = ",\n".join(lines)
-        smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(_shortest(v))}" for k, v in sorted(self.smoothing.items()))
+        factors = {name: _shortest(factor) for name, factor in sorted(self.smoothing.items())}
+        smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in factors.items())
         ranges = ",\n".join(f"    {json.dumps(k)}: {json.dumps(list(v))}" for k, v in sorted(self.ranges.items()))
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
         return (
@@ -254,7 +255,8 @@ def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:
     uses, origin = entry.pop("uses"), entry.pop("origin")
     scale, zero_point = entry.pop("scale", None), entry.pop("zero_point", None)
     if origin not in ORIGINS:
-        raise PlanError(f"unknown origin '{origin}'", where=f"tensor '{tensor}'", fix=f"use one of {', '.join(ORIGINS)}")
+        fix = f"use one of {', '.join(ORIGINS)}"
+        raise PlanError(f"unknown origin '{origin}'", where=f"tensor '{tensor}'", fix=fix)
     quant = TensorQuant(Scheme.from_json(entry), origin=origin)
     if scale is not None:
         steps = np.asarray(scale, np.float32)

@@ -38,8 +38,8 @@ class Recipe:
                 fitting = [node.name for node in nodes if node.op == pattern[3:]]
                 names = {node.op for node in nodes}
             else:
-                fitting = [node.name for node in nodes if node.name == pattern or fnmatch.fnmatchcase(node.name, pattern)]
                 names = {node.name for node in nodes}
+                fitting = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
             if not fitting:
                 close = difflib.get_close_matches(pattern.removeprefix("op:"), sorted(names), 1)
                 raise RecipeError(

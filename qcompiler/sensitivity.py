@@ -22,8 +22,8 @@ SWITCH = "qcompiler_switch"
 class Switchboard:
     """One session of the float graph with a switch for each of ``trials``, mappings of tensors to representations.
 
-    ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may occur
-    in several trials, represented differently in each; the last one that is on counts. ``points`` are float tensors of
+    ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may
+    occur in several trials, represented differently in each; the last one that is on counts. ``points`` are float tensors of
     the outermost graph. Use it in a ``with`` statement.
     """
 
@@ -68,11 +68,11 @@ def contributions(
     feeds: Sequence[Feed],
     runs: int | None = None,
 ) -> list[dict[str, float]]:
-    """For each trial, the noise-to-signal power ratio that rounding its tensors, and nothing else, causes at each point.
+    """For each trial, the noise-to-signal power ratio that rounding its tensors alone causes at each point.
 
     See ``Switchboard`` for the arguments. ``runs``: how often the model may run, about. Where that is too few, fewer
-    feeds are taken; where it is too few even for one run a trial, no tensor may occur twice, and neighbouring trials are
-    measured together: see ``_halved``.
+    feeds are taken; where it is too few even for one run a trial, no tensor may occur twice, and neighbouring trials
+    are measured together: see ``_halved``.
     """
     if runs is not None:
         feeds = feeds[: max(1, runs // max(1, len(trials)))]
@@ -85,8 +85,8 @@ def contributions(
 def _halved(measure: Callable[[int, int], dict[str, float]], count: int, runs: int) -> list[dict[str, float]]:
     """``measure(i, i + 1)`` for each i below ``count``, as well as can be told from about ``runs`` measurements.
 
-    Starting with all at once, the range that makes the most noise is halved and both halves are measured, until the runs
-    are spent: what is loud is found exactly, what is quiet is told as its range's average.
+    Starting with all at once, the range that makes the most noise is halved and both halves are measured, until the
+    runs are spent: what is loud is found exactly, what is quiet is told as its range's average.
     """
     if count == 0:
         return []

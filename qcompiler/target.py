@@ -106,7 +106,7 @@ class Target:
 
 
 def is_float(tensor: gs.Tensor) -> bool:
-    """Whether the tensor is float32, the only type that ONNX Runtime's 8-bit kernels exchange with; None counts as yes."""
+    """Whether the tensor is float32, the one type that 8-bit kernels exchange with; an unknown type counts as yes."""
     if isinstance(tensor, gs.Constant):
         return tensor.values.dtype == np.float32
     return tensor.dtype is None or np.dtype(tensor.dtype) == np.float32
@@ -114,7 +114,8 @@ def is_float(tensor: gs.Tensor) -> bool:
 
 def target_names() -> list[str]:
     """The targets that come with the package."""
-    return sorted(path.name.removesuffix(".toml").replace("_", "-") for path in _folder().iterdir() if path.name.endswith(".toml"))
+    files = [path.name for path in _folder().iterdir() if path.name.endswith(".toml")]
+    return sorted(name.removesuffix(".toml").replace("_", "-") for name in files)
 
 
 def load_target(name: str, cpu: str = "auto") -> Target:
@@ -175,7 +176,8 @@ def _folder() -> Any:
     return resources.files("qcompiler") / "targets"
 
 
-_KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded", "cpu", "pipeline"}
+_KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded"}
+_KEYS |= {"cpu", "pipeline"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 

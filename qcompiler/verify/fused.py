@@ -64,8 +64,8 @@ def _flatten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], constants: set
 def fates(names: Iterable[str], optimized: Optimized) -> dict[str, Fate]:
     """The fate of each named node of the graph that was handed to the runtime.
 
-    The runtime keeps a node's name when it replaces the node, sometimes with ``_token_N`` or ``/NAME`` behind it. A node
-    is fused unless one of its inputs is still dequantized right before it.
+    The runtime keeps a node's name when it replaces the node, sometimes with ``_token_N`` or ``/NAME`` behind it. A
+    node is fused unless one of its inputs is still dequantized right before it.
     """
     makers = {output: node for node in optimized.nodes for output in node.output if output}
     by_name: dict[str, list[onnx.NodeProto]] = {}

@@ -69,7 +69,8 @@ def accumulate(sums: dict[str, _Sums], names: Sequence[str], wanted: list, actua
         one.product += float(np.sum(x * y))
         one.noise += float(np.sum((x - y) ** 2))
         one.largest = max(one.largest, float(np.max(np.abs(x - y), initial=0.0)))
-        if a.dtype.kind == "f" and a.ndim >= 2 and a.shape[-1] >= 3 and a.shape[-1] in (one.classes, one.classes or a.shape[-1]):
+        same_classes = a.ndim >= 2 and one.classes in (None, a.shape[-1])
+        if a.dtype.kind == "f" and same_classes and a.shape[-1] >= 3:
             one.classes = a.shape[-1]
             one.same += int(np.sum(x.argmax(-1) == y.argmax(-1)))
             one.rows += x.size // x.shape[-1]

@@ -34,7 +34,7 @@ def interleaved(
     least: int = 5,
     most: int = 400,
 ) -> dict[str, Timing]:
-    """Runs the sessions in turn over the feeds for about ``seconds`` in all; the first is what others are compared to."""
+    """Runs the sessions in turn over the feeds for about ``seconds`` in all; others are compared to the first."""
     names = list(sessions)
     for name in names:
         run(sessions[name], feeds[0])
