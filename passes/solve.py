@@ -12,6 +12,7 @@ import numpy as np
 from qcompiler import ir, numerics
 from qcompiler.calibrate import OBSERVERS, Statistics, TensorStatistics
 from qcompiler.errors import PassError
+from qcompiler.passes._shifts import align
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Site, TensorQuant
 from qcompiler.saturation import bounds
@@ -20,7 +21,8 @@ from qcompiler.scheme import PerAxis, Scheme
 
 @dataclass(frozen=True)
 class Solve(Pass):
-    """1. Activations: the observer's range over all tensors of a tie, cut where no consumer tells values apart.
+    """1. Activations: the observer's range over all tensors of a tie, cut where no consumer tells values apart. Where a
+       constant is added to codes, steps are chosen so that the sum has the same codes.
     2. Weights: the largest magnitude of each channel.
     3. Biases: int32 at exactly scale(activation) · scale(weight); where that would overflow, the channel's weight scale
        is raised until it fits.
@@ -57,6 +59,7 @@ class Solve(Pass):
                     else:
                         ranges[group] = self.range_of(members, ctx.statistics, quant.scheme, returned)
                 sites[site] = _covering(quant, *ranges[group], "calibration")
+        align(graph, plan, sites)
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():
             tensor = tensors[site.tensor]
