@@ -7,6 +7,9 @@ from typing import Literal
 
 from qcompiler.errors import PlanError
 
+OLDEST_OPSET = 13
+"""QuantizeLinear and DequantizeLinear know axes since opset 13."""
+
 IntegerType = Literal["uint8", "int8", "int32", "uint16", "int16", "uint4", "int4"]
 
 _RANGES: dict[str, tuple[int, int]] = {

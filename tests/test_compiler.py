@@ -1,0 +1,167 @@
+"""The flow as a whole: what a caller gets when a model is slow in 8 bits, too old, or cannot be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from pass_helpers import ops, program
+
+import qcompiler
+from qcompiler import compiler, ir
+from qcompiler.verify import timing
+
+WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
+PRODUCT = "(float[n,256] x) => (float[n,512] y) { t = MatMul(x, w) y = Relu(t) }"
+
+
+def samples(*shape: int, count: int = 4) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(1)
+    return [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(count)]
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Speeds relative to the source that are measured, by what is compiled: ``int8``, ``cleaned`` or ``source``."""
+    table = {"int8": 2.0, "cleaned": 1.0, "source": 1.0}
+
+    def interleaved(sessions: Mapping[str, Any], feeds: Any, **options: Any) -> dict[str, timing.Timing]:
+        first, other = list(sessions)
+        speed = table[kind(sessions[other])] / table[kind(sessions[first])]
+        return {other: timing.Timing(1e-3, 1e-3, 1e-3, speed, speed, speed, 100)}
+
+    def kind(session: Any) -> str:
+        return kinds.get(id(session), "source")
+
+    kinds: dict[int, str] = {}
+    original = compiler.session
+
+    def labelled(model: Any, **options: Any) -> Any:
+        return Labelled(original(model, **options), model)
+
+    class Labelled:
+        def __init__(self, manager: Any, model: Any) -> None:
+            self.manager, self.model = manager, model
+
+        def __enter__(self) -> Any:
+            made = self.manager.__enter__()
+            found = ops(self.model)
+            cleaned = "Dropout" not in found
+            kinds[id(made)] = "int8" if "QuantizeLinear" in found else "cleaned" if cleaned else "source"
+            return made
+
+        def __exit__(self, *error: Any) -> Any:
+            return self.manager.__exit__(*error)
+
+    monkeypatch.setattr(compiler, "session", labelled)
+    monkeypatch.setattr(timing, "interleaved", interleaved)
+    return table
+
+
+DROPPED = "(float[n,256] x) => (float[n,512] y) { d = Dropout(x) t = MatMul(d, w) y = Relu(t) }"
+
+
+def test_a_model_that_is_faster_in_8_bits_is_quantized(speeds: dict[str, float]) -> None:
+    result = qcompiler.compile(program(DROPPED, WEIGHTS), samples(64, 256))
+    assert "QuantizeLinear" in ops(result.graph)
+    assert result.report.warnings == []
+    assert result.report.speed is not None and result.report.speed.speedup == 2.0
+
+
+def test_a_model_that_is_slower_in_8_bits_stays_in_float(speeds: dict[str, float]) -> None:
+    speeds["int8"] = 0.8
+    source = program(DROPPED, WEIGHTS)
+    result = qcompiler.compile(source, samples(64, 256))
+    assert ops(result.graph) == ["MatMul", "Relu"]
+    assert any("0.80x" in warning for warning in result.report.warnings)
+    assert any("0.80x" in decision for decision in result.report.decisions)
+    assert {node.precision for node in result.report.nodes} == {"float"}
+    assert result.plan is not None and not result.plan.sites
+    again = qcompiler.compile(source, samples(64, 256), plan=result.plan)
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+@pytest.mark.parametrize("precision", ["int8", "float"])
+def test_a_model_that_cleaning_makes_slower_stays_as_it_was(speeds: dict[str, float], precision: str) -> None:
+    speeds.update(int8=0.8, cleaned=0.9)
+    source = program(DROPPED, WEIGHTS)
+    result = qcompiler.compile(source, samples(64, 256), precision=precision)
+    assert ops(result.graph) == ["Dropout", "MatMul", "Relu"]
+    assert any("0.90x" in warning for warning in result.report.warnings)
+    assert [node.op for node in result.report.nodes] == ["Dropout", "MatMul", "Relu"]
+    if result.plan is not None:
+        again = qcompiler.compile(source, samples(64, 256), plan=result.plan)
+        assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_nothing_is_given_up_for_speed_where_time_does_not_count(speeds: dict[str, float]) -> None:
+    speeds["int8"] = 0.8
+    options = qcompiler.Options(timing=False)
+    result = qcompiler.compile(program(DROPPED, WEIGHTS), samples(64, 256), options=options)
+    assert "QuantizeLinear" in ops(result.graph)
+
+
+def test_an_opset_that_cannot_be_raised_leaves_the_model_in_float() -> None:
+    # Statistics of each position by itself have no operator from opset 9 on.
+    text = """(float[2,4,3] x) => (float[2,4,5] y) {
+        b = BatchNormalization <spatial = 0> (x, one, nil, nil, one)
+        y = MatMul(b, w)
+    }"""
+    one, nil = np.ones((4, 3), np.float32), np.zeros((4, 3), np.float32)
+    source = program(text, {"one": one, "nil": nil, "w": np.ones((3, 5), np.float32)}, opset=8)
+    result = qcompiler.compile(source, samples(2, 4, 3), options=qcompiler.Options(timing=False))
+    assert result.graph.opset == 8
+    assert any("opset 13" in warning and "spatial=0" in warning for warning in result.report.warnings)
+
+
+def test_an_opset_is_raised_as_far_as_it_can_be() -> None:
+    # How a border that ceil_mode adds is counted was changed by opset 19, but 13 is enough.
+    text = """(float[1,16,33,33] x) => (float[1,16,17,17] y) {
+        c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, k)
+        y = AveragePool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (c)
+    }"""
+    kernel = np.random.default_rng(2).normal(size=(16, 16, 3, 3)).astype(np.float32)
+    result = qcompiler.compile(
+        program(text, {"k": kernel}, opset=11), samples(1, 16, 33, 33), options=qcompiler.Options(timing=False)
+    )
+    assert result.graph.opset == 18
+    assert "QuantizeLinear" in ops(result.graph)
+
+
+def test_an_unfaithful_output_is_warned_about_with_the_nodes_to_blame() -> None:
+    # One huge value takes all codes from the rest, and the rest is what is returned.
+    weight = WEIGHTS["w"].copy()
+    weight[0] = 0.0
+    feeds = samples(8, 256)
+    for feed in feeds:
+        feed["x"][:, 0] = 300.0
+    options = qcompiler.Options(timing=False, observer="minmax", passes=("-smooth-matmul",))
+    result = qcompiler.compile(program(PRODUCT, {"w": weight}), feeds, options=options)
+    (warning,) = result.report.warnings
+    assert "output 'y'" in warning and "dB" in warning and "rounding at x (" in warning
+
+
+def test_samples_that_cannot_be_made_up_are_asked_for() -> None:
+    text = "(float[n,64] x, int64[k] shape) => (float y) { y = Reshape(x, shape) }"
+    result = qcompiler.compile(program(text), precision="float")
+    assert result.report.speed is None and result.report.outputs == []
+    assert any("--data" in warning for warning in result.report.warnings)
+
+
+def test_the_report_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "product.onnx"
+    onnx.save(ir.to_proto(program(PRODUCT, WEIGHTS)), str(path))
+    assert qcompiler.compile(path, precision="float").report.model == "product.onnx"
+
+
+def test_a_result_that_breaks_a_rule_of_onnx_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcompiler.verify.checks.broken_rule", lambda graph: "" if "Relu" not in ops(graph) else "no")
+    with pytest.raises(qcompiler.QCompilerError, match="breaks ONNX's rules"):
+        with monkeypatch.context() as patch:
+            seen: list[Any] = []
+            patch.setattr("qcompiler.verify.checks.broken_rule", lambda g: "" if seen else (seen.append(g) or "no"))
+            qcompiler.compile(program(PRODUCT, WEIGHTS), precision="float")
