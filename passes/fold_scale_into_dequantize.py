@@ -18,8 +18,9 @@ class FoldScaleIntoDequantize(Pass):
     1. ``k`` a positive scalar constant, on either side of the Mul.
     2. ``Div`` by a positive scalar constant.
 
-    Left alone: a result that is a graph output, and a factor that is zero, negative or not finite, as scales must be
-    positive.
+    Left alone: a result that is a graph output; a factor that is zero, negative or not finite, as scales must be
+    positive; and where others read the dequantized values too and nothing behind the product is meant to work on codes,
+    as that would only dequantize twice.
     """
 
     name: ClassVar[str] = "fold-scale-into-dequantize"
@@ -45,6 +46,9 @@ class FoldScaleIntoDequantize(Pass):
                     diagnostics.append(Diagnostic(node.name, "the scaled step is not a positive number", "refused"))
                     continue
                 result = node.outputs[0]
+                coded = ctx.plan is None or any(reader.name in ctx.plan.intended for reader in result.outputs)
+                if not coded and len(source.outputs) > 1:
+                    continue
                 ir.detach(node)
                 inner.nodes.remove(node)
                 scale = ir.Constant(namer(f"{result.name}_scale"), step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +22,8 @@ OLDEST_OPSET = 13
 class Lower(Pass):
     """Takes no decision: a plan without sites leaves the graph unchanged.
 
-    1. A computed tensor gets one Q for each distinct representation, and each of its sites a DQ of its own.
+    1. A computed tensor gets one Q for each distinct representation. Each node that is meant to work on codes gets a DQ
+       of its own, as fusions want it; readers in float share one.
     2. A constant is stored as codes once for each distinct representation, and each of its sites gets a DQ.
     3. A quantized graph output keeps its name: it is what the DQ returns.
 
@@ -39,7 +41,7 @@ class Lower(Pass):
         if grouped and graph.opset < OLDEST_OPSET:
             raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
         ctx.plan.check(graph)
-        writer = _Writer(graph)
+        writer = _Writer(graph, ctx.plan.intended)
         for name, sites in grouped.items():
             by_quant: dict[TensorQuant, list[Site]] = {}
             for site, quant in sites.items():
@@ -53,8 +55,8 @@ class Lower(Pass):
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, intended: Container[str]) -> None:
+        self.graph, self.intended = graph, intended
         self.namer = ir.Namer(graph)
         self.tensors = ir.all_tensors(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
@@ -65,10 +67,17 @@ class _Writer:
     def write(self, name: str, quant: TensorQuant, uses: list[Site]) -> None:
         tensor = self.tensors[name]
         codes = self.stored(tensor, quant) if ir.is_constant(tensor) else self.quantized(tensor, quant)
+        shared: dict[ir.Graph, ir.Variable] = {}
         for site in uses:
             if site.node:
                 node = self.nodes[site.node]
-                node.inputs[site.index] = self.dequantized(name, codes, quant, self.home[node], tensor)
+                home = self.home[node]
+                value = shared.get(home)
+                if value is None or site.node in self.intended:
+                    value = self.dequantized(name, codes, quant, home, tensor)
+                if site.node not in self.intended:
+                    shared[home] = value
+                node.inputs[site.index] = value
             else:
                 for inner in self.graphs:
                     for index, output in enumerate(inner.outputs):

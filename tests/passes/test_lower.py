@@ -53,6 +53,14 @@ def test_a_tensor_is_quantized_once_and_dequantized_for_each_consumer() -> None:
     assert all(len(users) == 1 for users in readers)
 
 
+def test_readers_in_float_share_what_is_dequantized() -> None:
+    text = "(float[1,3,8,8] x) => (float y, float z, float u) { a = Conv(x, w) y = Tanh(a) z = Exp(a) u = Conv(a, v) }"
+    graph = program(text, CONV)
+    after = lowered(graph, solved(graph))
+    readers = [sorted(r.op for r in n.outputs[0].outputs) for n in after.nodes if n.inputs[0].name == "a_quantized"]
+    assert sorted(readers) == [["Conv"], ["Exp", "Tanh"]]
+
+
 def test_two_nodes_that_share_a_weight_share_its_codes() -> None:
     text = "(float[1,4,8,8] x) => (float y) { a = Conv(x, v) y = Conv(a, v) }"
     graph = program(text, CONV)
