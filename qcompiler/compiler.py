@@ -281,7 +281,8 @@ class Compilation:
         tensors = ir.all_tensors(self.graph)
         for name in smoothing:
             if name not in tensors:
-                raise PlanError(f"the {what} are of another model", why=f"it has no tensor '{name}'", fix="make them anew")
+                why = f"it has no tensor '{name}'"
+                raise PlanError(f"the {what} are of another model", why=why, fix="make them anew")
 
     def deciding(self) -> list[Pass]:
         """The passes that decide on rows of activations."""

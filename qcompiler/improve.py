@@ -292,7 +292,8 @@ def _computed_by(node: ir.Node) -> ir.Node:
 
 SECONDS_PER_ELEMENT = 0.35e-9
 """Of a step between codes and float: 0.14 ns for QuantizeLinear or DequantizeLinear with ONNX Runtime 1.32 on one
-AVX512 core, the rest for changes of layout that convolutions want on either side. It fits random placements of real models."""
+AVX512 core, the rest for changes of layout that convolutions want on either side. It fits random placements of real
+models."""
 
 
 class Improver:

@@ -12,7 +12,7 @@ import networkx as nx
 from qcompiler import improve, ir
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.runtime import session
+from qcompiler.runtime import processors, session
 from qcompiler.sensitivity import with_outputs
 from qcompiler.verify import fused, numbers, profile, timing
 
@@ -57,6 +57,7 @@ class Refiner:
         self.compilation = compilation
         self.ctx = ctx
         self.replayed = replayed
+        self.profiles: dict[ir.Graph, profile.Profile] = {}
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
@@ -91,17 +92,17 @@ class Refiner:
         if before >= improve.ENOUGH:
             return candidate
         with session(compilation.source) as source, session(candidate.graph) as own:
-            gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=1.0)["own"].speedup
-        with profile.Profile(compilation.graph, feeds) as plain, profile.Profile(candidate.graph, feeds) as coded:
-            improver = improve.Improver(
-                compilation.graph,
-                plan,
-                self.ctx.statistics,
-                feeds,
-                (plain, coded),
-                self.unsolved,
-                improve.SHARE_OF_FLOAT * coded.total * gained,
-            )
+            gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
+        coded = self.profile(candidate.graph)
+        improver = improve.Improver(
+            compilation.graph,
+            plan,
+            self.ctx.statistics,
+            feeds,
+            (self.profile(compilation.graph), coded),
+            self.unsolved,
+            improve.SHARE_OF_FLOAT * coded.total * gained,
+        )
         ranged = improver.with_better_ranges()
         if ranged.ranges != plan.ranges:
             trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
@@ -116,11 +117,18 @@ class Refiner:
         value = improve.worth(self.fidelity(trial, points), 1.0 / self.ratio(candidate, trial))
         return trial if value > improve.worth(before, 1.0) else candidate
 
+    def profile(self, graph: ir.Graph) -> profile.Profile:
+        """Where the graph's time goes; measured once."""
+        if graph not in self.profiles:
+            self.profiles[graph] = profile.measure(graph, self.compilation.feeds())
+        return self.profiles[graph]
+
     def fidelity(self, candidate: Candidate, points: dict[str, float]) -> float:
         """Decibels of the worst output over the samples, or of the worst part of one with what it is allowed."""
-        plain = with_outputs(self.compilation.graph, list(points))
-        with session(plain) as a, session(with_outputs(candidate.graph, list(points))) as b:
-            errors = numbers.compare(a, b, self.compilation.feeds())
+        graph, names = self.compilation.graph, list(points)
+        with session(with_outputs(graph, names), threads=processors()) as plain:
+            with session(with_outputs(candidate.graph, names), threads=processors()) as own:
+                errors = numbers.compare(plain, own, self.compilation.feeds())
         return min((error.sqnr + points.get(error.name, 0.0) for error in errors), default=math.inf)
 
     def unsolved(self, plan: Plan) -> Plan:
@@ -147,14 +155,13 @@ class Refiner:
     def no_slower(self, candidate: Candidate) -> Candidate:
         """Gives regions back to float that measure slower in 8 bits."""
         compilation = self.compilation
-        feeds = compilation.feeds()
         for _ in range(MOST_ROUNDS):
             assert candidate.plan is not None
             regions = regions_of(candidate.plan)
             if not regions:
                 break
-            with profile.Profile(compilation.graph, feeds) as plain, profile.Profile(candidate.graph, feeds) as coded:
-                losses = profile.losses(regions, plain, coded)
+            plain, coded = self.profile(compilation.graph), self.profile(candidate.graph)
+            losses = profile.losses(regions, plain, coded)
             worst = {
                 name: f"{seconds * 1e6:.0f} us a run slower than in float"
                 for index, seconds in losses.items()
@@ -173,11 +180,11 @@ class Refiner:
         """How much faster the trial is than the base."""
         feeds = self.compilation.feeds()
         with session(base.graph) as a, session(trial.graph) as b:
-            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=1.0)["trial"].speedup
+            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.8)["trial"].speedup
 
 
 def regions_of(plan: Plan) -> list[set[str]]:
-    """Groups of nodes that hand codes to one another: each can be given back to float on its own."""
+    """Groups of nodes that read the same tensors in codes: each can be given back to float on its own."""
     links: nx.Graph = nx.Graph()
     links.add_nodes_from(plan.intended)
     for sites in plan.tensors().values():

@@ -23,8 +23,8 @@ class Switchboard:
     """One session of the float graph with a switch for each of ``trials``, mappings of tensors to representations.
 
     ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may
-    occur in several trials, represented differently in each; the last one that is on counts. ``points`` are float tensors of
-    the outermost graph. Use it in a ``with`` statement.
+    occur in several trials, represented differently in each; the last one that is on counts. ``points`` are float
+    tensors of the outermost graph. Use it in a ``with`` statement.
     """
 
     def __init__(

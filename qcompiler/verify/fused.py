@@ -45,7 +45,12 @@ def optimize(model: ir.Graph) -> Optimized:
         path = Path(folder) / "optimized.onnx"
         with session(model, optimized_path=path):
             pass
-        proto = onnx.load(str(path), load_external_data=False)
+        return read(path)
+
+
+def read(path: Path) -> Optimized:
+    """The graph that a session wrote to its ``optimized_path``."""
+    proto = onnx.load(str(path), load_external_data=False)
     nodes: list[onnx.NodeProto] = []
     constants: set[str] = set()
     _flatten(proto.graph, nodes, constants)

@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from qcompiler import ir
 from qcompiler.runtime import Feed, run, session
 from qcompiler.verify import fused
 
 RUNS = 12
+_HELPERS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
+@dataclass(frozen=True)
 class Profile:
-    """Seconds a run of each node of the runtime's optimized graph: medians over runs. A context manager: it measures
-    when it is entered.
+    """Seconds a run of each node of the runtime's optimized graph of ``graph``: medians over runs.
 
     ``seconds``: by the optimized node's name; ``total``: of a whole run; ``optimized``: the graph these names are of.
     """
 
-    def __init__(self, graph: ir.Graph, feeds: Sequence[Feed], runs: int = RUNS) -> None:
-        self.graph, self.feeds, self.runs = graph, feeds, runs
-        self.seconds: dict[str, float] = {}
-        self.total = 0.0
-        self.names = {node.name for _, node in ir.all_nodes(graph)}
+    graph: ir.Graph
+    optimized: fused.Optimized
+    seconds: dict[str, float]
 
-    def __enter__(self) -> Profile:
-        self.optimized = fused.optimize(self.graph)
-        with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qcompiler-"))
-            model = stack.enter_context(session(self.graph, profile_prefix=Path(folder) / "profile"))
-            for index in range(self.runs + 1):
-                run(model, self.feeds[index % len(self.feeds)])
-            events = json.loads(Path(model.end_profiling()).read_text())
-        taken: dict[str, list[float]] = defaultdict(list)
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                taken[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
-        # A node inside a loop runs several times a run.
-        self.seconds = {
-            name: statistics.median(values) * max(1, round(len(values) / (self.runs + 1)))
-            for name, values in taken.items()
-        }
-        self.total = sum(self.seconds.values())
-        return self
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    @functools.cached_property
+    def names(self) -> set[str]:
+        """The nodes of the graph that was handed in."""
+        return {node.name for _, node in ir.all_nodes(self.graph)}
 
     def by_node(self) -> dict[str, float]:
         """Seconds of each node of the graph that was handed in, as far as the runtime's nodes can be traced to one.
@@ -89,7 +72,7 @@ class Profile:
                 base = convolution.name if convolution is not None else base
             if base in region_of:
                 labels[node.name] = region_of[base]
-            elif base in self.names and node.op_type not in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
+            elif base in self.names and node.op_type not in _HELPERS:
                 labels[node.name] = -1
         makers = {output: node for node in self.optimized.nodes for output in node.output if output}
         readers: dict[str, list[str]] = defaultdict(list)
@@ -109,6 +92,25 @@ class Profile:
         for name, value in self.seconds.items():
             seconds[labels.get(name, -1)] += value
         return dict(seconds)
+
+
+def measure(graph: ir.Graph, feeds: Sequence[Feed], runs: int = RUNS) -> Profile:
+    """Runs the graph over the feeds with the profiler on."""
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        optimized, prefix = Path(folder) / "optimized.onnx", Path(folder) / "profile"
+        with session(graph, optimized_path=optimized, profile_prefix=prefix) as model:
+            for index in range(runs + 1):
+                run(model, feeds[index % len(feeds)])
+            events = json.loads(Path(model.end_profiling()).read_text())
+        taken: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                taken[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
+        # A node inside a loop runs several times a run.
+        seconds = {
+            name: statistics.median(values) * max(1, round(len(values) / (runs + 1))) for name, values in taken.items()
+        }
+        return Profile(graph, fused.read(optimized), seconds)
 
 
 def _convolution(node: ir.Node | None) -> ir.Node | None:
