@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+from pass_helpers import program
+from planned import placed, weights
+
+import qcompiler
+from qcompiler.passes.place_dynamic import PlaceDynamic
+from qcompiler.plan import Plan
+from qcompiler.refine import Candidate, regions_of
+from qcompiler.verify.fused import Fate
+
+CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
+UNTIMED = qcompiler.Options(timing=False)
+
+
+def feeds(*shape: int) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(3)]
+
+
+def test_a_region_reads_the_same_codes() -> None:
+    text = "(float[1,3,8,8] x) => (float y) { a = Conv(x, w) b1 = Conv(a, v) s = Add(a, b1) y = Conv(s, u) }"
+    graph = program(text, {**CONV, **weights(u=(4, 4, 1, 1))})
+    assert sorted(map(sorted, regions_of(placed(graph)))) == [["Add_2", "Conv_1"], ["Conv_0"], ["Conv_3"]]
+
+
+def test_dynamic_products_of_one_tensor_are_a_region() -> None:
+    text = "(float[2,32] x) => (float y) { a = MatMul(x, w) b = MatMul(x, v) s = Add(a, b) y = MatMul(s, u) }"
+    graph = program(text, weights(w=(32, 32), v=(32, 32), u=(32, 32)))
+    regions = regions_of(placed(graph, by=PlaceDynamic()))
+    assert sorted(map(sorted, regions)) == [["MatMul_0", "MatMul_1"], ["MatMul_3"]]
+
+
+def test_an_empty_plan_has_no_regions() -> None:
+    assert regions_of(Plan()) == []
+
+
+def test_fates_of_nodes() -> None:
+    graph = program("(float[1,3,8,8] x) => (float y) { c = Conv(x, w) t = Tanh(c) y = Conv(t, v) }", CONV)
+    forms = {
+        "Conv_0": Fate("Conv_0", "QLinearConv", True),
+        "Conv_2": Fate("Conv_2", "Conv", False, "'t' is dequantized before it"),
+    }
+    plan = Plan(intended=frozenset({"Conv_0", "Conv_2"}), kept={"Tanh_1": "asked for"})
+    assert [fate[2:] for fate in Candidate(graph, plan, forms).fates(graph)] == [
+        ("int8", "QLinearConv", ""),
+        ("float", "Tanh", "asked for"),
+        ("float", "Conv", "'t' is dequantized before it"),
+    ]
+
+
+def test_the_report_tells_each_nodes_fate() -> None:
+    text = "(float[1,3,8,8] x) => (float[1,4,6,6] y) { c = Conv(x, w) t = Tanh(c) y = Conv(t, v) }"
+    result = qcompiler.compile(program(text, CONV), feeds(1, 3, 8, 8), options=UNTIMED)
+    fates = {node.name: node for node in result.report.nodes}
+    assert (fates["Conv_0"].precision, fates["Conv_0"].form) == ("int8", "QLinearConv")
+    assert (fates["Tanh_1"].precision, fates["Tanh_1"].reason) == ("float", "not fused")
+
+
+def test_a_given_plan_is_written_as_it_is() -> None:
+    text = "(float[1,3,8,8] x) => (float[1,4,6,6] y) { c = Conv(x, w) y = Conv(c, v) }"
+    source, data = program(text, CONV), feeds(1, 3, 8, 8)
+    first = qcompiler.compile(source, data, options=UNTIMED)
+    again = qcompiler.compile(source, data, plan=first.plan)  # with timing: nothing is decided anew
+    assert again.plan == first.plan
+    assert again.model.SerializeToString() == first.model.SerializeToString()
