@@ -70,8 +70,12 @@ def _in_codes(tensor: ir.Tensor, plan: Plan) -> bool:
 
 
 def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
-    """Tensors of the outermost graph with the products that read them and could be smoothed."""
+    """Tensors of the outermost graph with the products that read them and could be smoothed.
+
+    A weight that several products share (layers alike) would need a copy for each: a model must not grow.
+    """
     found: dict[ir.Variable, list[ir.Node]] = {}
+    shared: set[ir.Variable] = set()
     for node in graph.nodes:
         if node.op not in ("MatMul", "Gemm") or node.attrs.get("transB", 0) or node.attrs.get("transA", 0):
             continue
@@ -81,7 +85,9 @@ def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
         if weight.values.dtype != np.float32 or tensor.shape is None or tensor.shape[-1] != weight.values.shape[0]:
             continue
         found.setdefault(tensor, []).append(node)
-    return found
+        if len(weight.outputs) > 1:
+            shared.add(tensor)
+    return {tensor: readers for tensor, readers in found.items() if tensor not in shared}
 
 
 def _smooth(

@@ -119,3 +119,10 @@ def test_factors_of_another_model_are_refused() -> None:
     other = Plan(smoothing={"h": np.ones(32, np.float32)})
     with pytest.raises(PassError, match="the plan or the statistics are of another model"):
         Pipeline([SmoothMatMul()]).run(graph, PassContext(TARGET, other))
+
+
+def test_a_weight_that_layers_share_is_not_copied_for_each() -> None:
+    text = "(float[N,64] x) => (float[N,64] y) { h = Neg(x) a = MatMul(h, w) b = Tanh(a) y = MatMul(b, w) }"
+    graph = program(text, weights(w=(64, 64)))
+    _, plan = smoothed(graph, samples({3: 20.0}))
+    assert not plan.smoothing
