@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 from pass_helpers import feed
 
 from qcompiler import calibrate, ir
 from qcompiler.passes.lower import Lower
+from qcompiler.passes.lower_dynamic import LowerDynamic
 from qcompiler.passes.place import Place
+from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import Pass, PassContext, Pipeline
 from qcompiler.plan import Plan, TensorQuant
@@ -72,3 +75,34 @@ def quant_of(plan: Plan, tensor: str) -> TensorQuant:
 def numbers(quant: TensorQuant) -> tuple[Any, Any]:
     assert quant.scale is not None and quant.zero_point is not None
     return quant.scale, quant.zero_point
+
+
+def lowered_dynamically(graph: ir.Graph, plan: Plan | None = None) -> ir.Graph:
+    """A copy with the plan written into it, by default the one without samples."""
+    result = ir.clone(graph)
+    if plan is None:
+        plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(TARGET)).plan
+    Pipeline([Lower(), LowerDynamic()]).run(result, PassContext(TARGET, plan))
+    return result
+
+
+def branches() -> ir.Graph:
+    """An If whose branches both multiply x [2, 32] negated to y [2, 8], the second with a Relu behind."""
+    bodies = {}
+    for name, ending in (("then", None), ("else", "Relu")):
+        nodes = [helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_m"], f"{name}_product")]
+        if ending:
+            nodes.append(helper.make_node(ending, [f"{name}_m"], [f"{name}_r"], f"{name}_end"))
+        result = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, [2, 8])
+        weight = numpy_helper.from_array(weights(w=(32, 8))["w"], f"{name}_w")
+        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [result], [weight])
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["h"], "outer"), helper.make_node("If", ["flag"], ["y"], "choose", **bodies)],
+        "bodies",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 32]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 8])],
+    )
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))

@@ -123,6 +123,8 @@ def _sqnr(wanted: np.ndarray, found: np.ndarray) -> float:
     known = np.isfinite(wanted)
     if not np.array_equal(known, np.isfinite(found)):
         return -np.inf
+    if not np.array_equal(wanted[~known], found[~known], equal_nan=True):
+        return -np.inf
     signal, noise = wanted[known].astype(np.float64), (wanted[known] - found[known]).astype(np.float64)
     if not noise.any():
         return np.inf

@@ -61,9 +61,9 @@ def accumulate(sums: dict[str, _Sums], names: Sequence[str], wanted: list, actua
             one.broken = True
             continue
         x, y = a.astype(np.float64), b.astype(np.float64)
-        known = np.isfinite(x)
-        one.broken |= not np.array_equal(known, np.isfinite(y))
-        x, y = np.where(known, x, 0.0), np.where(np.isfinite(y), y, 0.0)
+        known, also = np.isfinite(x), np.isfinite(y)
+        one.broken |= not (np.array_equal(known, also) and np.array_equal(x[~known], y[~known], equal_nan=True))
+        x, y = np.where(known, x, 0.0), np.where(also, y, 0.0)
         one.signal += float(np.sum(x * x))
         one.power += float(np.sum(y * y))
         one.product += float(np.sum(x * y))

@@ -3,11 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from pass_helpers import feed, ops, outputs, program
-from planned import TARGET, lowered, numbers, placed, solved, weights
+from planned import TARGET, branches, lowered, numbers, placed, solved, weights
 
 from qcompiler import ir, numerics
 from qcompiler.errors import PassError
@@ -99,28 +97,6 @@ def test_an_output_that_is_also_read() -> None:
     assert [t.name for t in after.outputs] == ["c", "y"]
     # A convolution on rounded inputs, then rounded itself: at most half a step from the float one of those inputs.
     assert np.abs(outputs(after, values)["c"] - outputs(graph, values)["c"]).max() < 0.3
-
-
-def branches() -> ir.Graph:
-    """Both branches multiply what the outer graph computes; the second returns a weight's product with a Relu."""
-    bodies = {}
-    for name, ending in (("then", None), ("else", "Relu")):
-        nodes = [helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_m"], f"{name}_product")]
-        if ending:
-            nodes.append(helper.make_node(ending, [f"{name}_m"], [f"{name}_r"], f"{name}_end"))
-        result = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, [2, 8])
-        weight = onnx.numpy_helper.from_array(MATMUL["w"], f"{name}_w")
-        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [result], [weight])
-    graph = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["h"], "outer"), helper.make_node("If", ["flag"], ["y"], "choose", **bodies)],
-        "bodies",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 32]),
-            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 8])],
-    )
-    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
 def test_bodies_read_an_outer_tensor() -> None:

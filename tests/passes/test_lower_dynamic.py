@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 from pass_helpers import feed, ops, outputs, program
 from planned import TARGET, numbers, weights
+from planned import lowered_dynamically as lowered
 
 from qcompiler import ir, numerics
 from qcompiler.errors import PassError
-from qcompiler.passes.lower import Lower
 from qcompiler.passes.lower_dynamic import LowerDynamic
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
@@ -28,12 +28,6 @@ def planned(graph: ir.Graph) -> Plan:
     plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(TARGET)).plan
     assert plan is not None
     return plan
-
-
-def lowered(graph: ir.Graph, plan: Plan | None = None) -> ir.Graph:
-    result = ir.clone(graph)
-    Pipeline([Lower(), LowerDynamic()]).run(result, PassContext(TARGET, plan or planned(graph)))
-    return result
 
 
 def runs(graph: ir.Graph) -> dict[str, int]:
