@@ -87,15 +87,18 @@ def lowered_dynamically(graph: ir.Graph, plan: Plan | None = None) -> ir.Graph:
 
 
 def branches() -> ir.Graph:
-    """An If whose branches both multiply x [2, 32] negated to y [2, 8], the second with a Relu behind."""
+    """An If whose branches both multiply h [2, 32], x negated, to y [2, 8]; the second by way of a hidden layer."""
     bodies = {}
-    for name, ending in (("then", None), ("else", "Relu")):
-        nodes = [helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_m"], f"{name}_product")]
-        if ending:
-            nodes.append(helper.make_node(ending, [f"{name}_m"], [f"{name}_r"], f"{name}_end"))
-        result = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, [2, 8])
-        weight = numpy_helper.from_array(weights(w=(32, 8))["w"], f"{name}_w")
-        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [result], [weight])
+    hidden = [
+        helper.make_node("MatMul", ["h", "else_v"], ["else_m"], "else_hidden"),
+        helper.make_node("Relu", ["else_m"], ["else_r"], "else_relu"),
+    ]
+    for name, read, before in (("then", "h", []), ("else", "else_r", hidden)):
+        nodes = [*before, helper.make_node("MatMul", [read, f"{name}_w"], [f"{name}_y"], f"{name}_product")]
+        result = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, [2, 8])
+        made = {f"{name}_{key}": values for key, values in weights(w=(32, 8), v=(32, 32)).items()}
+        constants = [numpy_helper.from_array(values, key) for key, values in made.items()]
+        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [result], constants)
     graph = helper.make_graph(
         [helper.make_node("Neg", ["x"], ["h"], "outer"), helper.make_node("If", ["flag"], ["y"], "choose", **bodies)],
         "bodies",
