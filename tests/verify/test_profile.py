@@ -75,7 +75,16 @@ def test_a_body_runs_as_often_as_its_loop() -> None:
         )
         return ir.load(helper.make_model(outer, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
-    assert measured(looped(40)).seconds["inner"] > 10 * measured(looped(1)).seconds["inner"]
+    often = measured(looped(40))
+    assert often.seconds["inner"] > 10 * measured(looped(1)).seconds["inner"]
+    assert "loop" not in often.seconds  # its time is that of the nodes inside
+
+
+def test_a_name_that_the_profiler_writes_unescaped_is_passed_over() -> None:
+    graph = program(TEXT, CONV)
+    graph.nodes[2].name = 'a "quoted" name'
+    found = measured(graph).seconds
+    assert found and not any("quoted" in name for name in found)
 
 
 def test_a_dynamic_quantization_counts_for_the_products_that_it_serves() -> None:
