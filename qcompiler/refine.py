@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import networkx as nx
 from qcompiler import improve, ir
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.runtime import processors, session
+from qcompiler.runtime import Feed, processors, run, session
 from qcompiler.sensitivity import with_outputs
 from qcompiler.verify import fused, numbers, profile, timing
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 MOST_ROUNDS = 4
+FIDELITY_SECONDS = 2.0
+"""Float runs of this much time are what each plan is judged on, four at least."""
+PROFILE_SECONDS = 1.0
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
 
@@ -59,6 +64,26 @@ class Refiner:
         self.replayed = replayed
         self.profiles: dict[ir.Graph, profile.Profile] = {}
 
+    @functools.cached_property
+    def seconds(self) -> float:
+        """Of one run of the cleaned float graph, about."""
+        feed = self.compilation.feeds()[0]
+        with session(self.compilation.graph) as model:
+            run(model, feed)
+            start = time.perf_counter()
+            run(model, feed)
+            return max(time.perf_counter() - start, 1e-6)
+
+    def affordable(self, seconds: float, least: int, most: int) -> int:
+        """How many runs fit into ``seconds``, within bounds: slow models are measured on fewer."""
+        return max(min(least, most), min(most, int(seconds / self.seconds)))
+
+    @functools.cached_property
+    def feeds(self) -> list[Feed]:
+        """The samples that fidelity is judged on while plans are compared."""
+        feeds = self.compilation.feeds()
+        return improve.spaced(feeds, self.affordable(FIDELITY_SECONDS, 4, len(feeds)))
+
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
         candidate = self.built(self.ctx.plan)
@@ -84,7 +109,7 @@ class Refiner:
         compilation, plan = self.compilation, candidate.plan
         if plan is None or self.ctx.statistics is None:
             return candidate
-        feeds = compilation.feeds()
+        feeds = self.feeds
         points = improve.measuring_points(compilation.graph)
         if not points or not plan.intended:
             return candidate
@@ -120,7 +145,8 @@ class Refiner:
     def profile(self, graph: ir.Graph) -> profile.Profile:
         """Where the graph's time goes; measured once."""
         if graph not in self.profiles:
-            self.profiles[graph] = profile.measure(graph, self.compilation.feeds())
+            runs = self.affordable(PROFILE_SECONDS, 3, profile.RUNS)
+            self.profiles[graph] = profile.measure(graph, self.compilation.feeds(), runs)
         return self.profiles[graph]
 
     def fidelity(self, candidate: Candidate, points: dict[str, float]) -> float:
@@ -128,7 +154,7 @@ class Refiner:
         graph, names = self.compilation.graph, list(points)
         with session(with_outputs(graph, names), threads=processors()) as plain:
             with session(with_outputs(candidate.graph, names), threads=processors()) as own:
-                errors = numbers.compare(plain, own, self.compilation.feeds())
+                errors = numbers.compare(plain, own, self.feeds)
         return min((error.sqnr + points.get(error.name, 0.0) for error in errors), default=math.inf)
 
     def unsolved(self, plan: Plan) -> Plan:
