@@ -116,10 +116,7 @@ def _read(path: Path) -> dict[str, list[float]]:
         for line in lines:
             if "_kernel_time" not in line:
                 continue
-            try:
-                event = json.loads(line.rstrip().rstrip(","))
-            except json.JSONDecodeError:  # names are not escaped: one with a quotation mark in it is not timed
-                continue
+            event = json.loads(line.rstrip().rstrip(","))
             name, suffix, _ = event["name"].rpartition("_kernel_time")
             # What holds a body takes the time that the nodes in there take once more.
             if suffix and event["args"].get("op_name") not in ("If", "Loop", "Scan"):

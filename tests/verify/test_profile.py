@@ -80,18 +80,7 @@ def test_a_body_runs_as_often_as_its_loop() -> None:
     assert "loop" not in often.seconds  # its time is that of the nodes inside
 
 
-def test_a_name_that_the_profiler_writes_unescaped_is_passed_over() -> None:
+def test_a_name_with_a_quotation_mark_in_it() -> None:
     graph = program(TEXT, CONV)
     graph.nodes[2].name = 'a "quoted" name'
-    found = measured(graph).seconds
-    assert found and not any("quoted" in name for name in found)
-
-
-def test_a_dynamic_quantization_counts_for_the_products_that_it_serves() -> None:
-    text = "(float[64,64] x) => (float[64,64] y) { h = Tanh(x) a = MatMul(h, w) b1 = MatMul(h, v) y = Add(a, b1) }"
-    found = measured(lowered_dynamically(program(text, weights(w=(64, 64), v=(64, 64)))))
-    by_region = found.by_region([{"MatMul_1", "MatMul_2"}])
-    quantizing = [s for name, s in found.seconds.items() if "DynamicQuantizeLinear" in name]
-    assert len(quantizing) == 1 and quantizing[0] < by_region[0]
-    others = sum(seconds for name, seconds in found.seconds.items() if "Tanh" in name or "Add" in name)
-    assert by_region[0] == pytest.approx(found.total - others)
+    assert 'a "quoted" name' in measured(graph).seconds
