@@ -182,7 +182,7 @@ class Compilation:
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
-            self.known(plan.smoothing, "plan")
+            self.known(plan.smoothing, "the plan belongs")
             self._run(self.deciding(), self.graph, PassContext(self.target, plan))
             plan.check(self.graph)
             if plan.target and plan.target != self.target.name:
@@ -267,7 +267,7 @@ class Compilation:
         """The context after smoothing the graph, and placement of what came of it."""
         assert ctx.plan is not None
         if statistics is not None:
-            self.known(statistics.smoothing, "statistics")
+            self.known(statistics.smoothing, "the statistics belong")
             ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing))
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
@@ -278,11 +278,12 @@ class Compilation:
         return replace(ctx, rows=None)
 
     def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
+        """Refuses smoothing of tensors that the model does not have. ``what`` holds it: "the plan belongs"."""
         tensors = ir.all_tensors(self.graph)
         for name in smoothing:
             if name not in tensors:
                 why = f"it has no tensor '{name}'"
-                raise PlanError(f"the {what} are of another model", why=why, fix="make them anew")
+                raise PlanError(f"{what} to another model", why=why, fix="make it anew for this model")
 
     def deciding(self) -> list[Pass]:
         """The passes that decide on rows of activations."""
