@@ -84,8 +84,12 @@ def weight_range(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.nda
 
 
 def sqnr(reference: np.ndarray, actual: np.ndarray) -> float:
-    """Signal to quantization noise ratio in dB, ``10 log10(sum(ref^2) / sum((ref - act)^2))``; inf when equal."""
+    """Signal to quantization noise ratio in dB, ``10 log10(sum(ref^2) / sum((ref - act)^2))``; inf when equal.
+
+    A NaN or an infinity in both is no difference, in one of them everything."""
     reference, actual = np.asarray(reference, np.float64), np.asarray(actual, np.float64)
+    alike = ~np.isfinite(reference) & ((reference == actual) | (np.isnan(reference) & np.isnan(actual)))
+    reference, actual = np.where(alike, 0.0, reference), np.where(alike, 0.0, actual)
     noise = float(np.sum((reference - actual) ** 2))
     signal = float(np.sum(reference**2))
     if noise == 0.0:

@@ -214,6 +214,10 @@ def test_sqnr_of_known_noise() -> None:
     assert numerics.sqnr(reference, reference) == float("inf")
     assert numerics.sqnr(np.zeros(3), np.ones(3)) == float("-inf")
     assert numerics.sqnr(reference, np.full(1000, np.nan)) == float("-inf")
+    odd = np.array([np.nan, np.inf, -np.inf, 10.0])
+    assert numerics.sqnr(odd, odd) == float("inf")
+    assert numerics.sqnr(odd, odd + np.array([0, 0, 0, 1])) == pytest.approx(20.0)
+    assert numerics.sqnr(odd, np.array([np.nan, np.inf, np.inf, 10.0])) == float("-inf")
 
 
 def test_cosine_of_known_angles() -> None:
