@@ -199,8 +199,8 @@ class Compilation:
         return self.finish(candidate.plan, statistics, candidate, speed)
 
     def never_slower(self, candidate: Candidate) -> tuple[Candidate, SpeedRecord | None]:
-        """The candidate where it measures no slower than the source, else the cleaned float graph, else the source as
-        it was; with what was measured."""
+        """The candidate where its 8 bits measurably pay, else the cleaned float graph where it is no slower than the
+        source, else the source as it was; with what was measured."""
         if not self.options.timing or not self.feeds():
             return candidate, None
         with self.stages("compare"), session(self.source, threads=self.options.threads) as source:
@@ -210,7 +210,7 @@ class Compilation:
                     return self.speed(source, compiled, self.feeds())
 
             speed = measured(candidate)
-            if candidate.plan is not None and candidate.plan.intended and speed.speedup < 1.0:
+            if candidate.plan is not None and candidate.plan.intended and speed.speedup < 1.0 + NOISE:
                 candidate = self.in_float(candidate.plan, f"in 8 bits the model runs at {speed.speedup:.2f}x its speed")
                 speed = measured(candidate)
             if speed.speedup < 1.0 - NOISE:

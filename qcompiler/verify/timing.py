@@ -32,7 +32,7 @@ def interleaved(
     *,
     seconds: float = 2.0,
     least: int = 5,
-    most: int = 400,
+    most: int = 2000,
 ) -> dict[str, Timing]:
     """Runs the sessions in turn over the feeds for about ``seconds`` in all; others are compared to the first."""
     names = list(sessions)
