@@ -227,8 +227,9 @@ class Compilation:
         kept = {**plan.kept, **dict.fromkeys(plan.intended, f"stays in float: {reason}")}
         nothing = Plan(plan.target, plan.precision, kept=kept, decisions=plan.decisions)
         nothing = nothing.deciding(sorted(plan.intended), "returned to float", reason)
-        self.graph = ir.clone(self.source)  # smoothing has left its marks on the other one
-        self.clean()
+        if plan.smoothing:  # it has left its marks on the graph
+            self.graph = ir.clone(self.source)
+            self.clean()
         return Candidate(self.lowered(nothing), nothing)
 
     def unchanged(self, plan: Plan | None) -> Candidate:
