@@ -23,7 +23,7 @@ from qcompiler.scheme import PerAxis
 from qcompiler.sensitivity import Switchboard, contributions
 from qcompiler.verify.profile import Profile
 
-PASSING = frozenset(("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
+PASSING = frozenset(("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
 """Operators that only arrange values: what they join is judged part by part."""
 
 FLOOR = 20.0
