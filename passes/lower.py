@@ -12,10 +12,7 @@ from qcompiler import ir, numerics
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Site, TensorQuant
-from qcompiler.scheme import PerAxis
-
-OLDEST_OPSET = 13
-"""DequantizeLinear knows axes since opset 13."""
+from qcompiler.scheme import OLDEST_OPSET, PerAxis
 
 
 @dataclass(frozen=True)
