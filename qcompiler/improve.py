@@ -32,7 +32,7 @@ PART = 8.0
 """Decibels by which one part of an output may be less true than a whole output."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
-SHORT = 10.0
+SHORT = 15.0
 """Percent of the run time that a decibel is worth below the floor."""
 BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
@@ -296,6 +296,14 @@ AVX512 core, the rest for changes of layout that convolutions want on either sid
 models."""
 
 
+@dataclass(frozen=True)
+class Option:
+    """Nodes to leave in float, with the reason, and what that is predicted to be worth."""
+
+    kept: Mapping[str, str]
+    worth: float
+
+
 class Improver:
     """Finds better ranges, and the operators to leave in float.
 
@@ -371,8 +379,8 @@ class Improver:
         first = dict(zip(noisy, power))
         return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
 
-    def chosen(self, plan: Plan, measured: float) -> dict[str, str]:
-        """Nodes to leave in float beside those of the solved ``plan``, with the reason.
+    def options(self, plan: Plan, measured: float) -> list[Option]:
+        """What may be left in float beside what the solved ``plan`` leaves, the least first; affordable options only.
 
         Actions are ordered by what they would buy for their time if noise and time just added up. How many of them to
         take is then measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's
@@ -391,20 +399,21 @@ class Improver:
             for count in counts:
                 trial = self.without(plan, (name for action in order[:count] for name in action))
                 rounded = {site.tensor for site in trial.sites}
-                found = board.noise(index for index, group in enumerate(groups) if group & rounded)
-                worst = max(found[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
+                noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
+                worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
                 tried.append((trial, -10.0 * math.log10(worst) if worst > 0.0 else ENOUGH))
         shift = measured - tried[0][1]
-        best, most, gained, slower = plan, worth(measured, 1.0), 0.0, 1.0
+        found: list[Option] = []
         sure = math.inf
         for trial, decibels in reversed(tried[1:]):
             # More in float is rarely worse: where few samples say so, they were lucky with less.
             sure = min(sure, decibels + shift, ENOUGH)
             slowdown = max(self.seconds(trial) / self.seconds(plan), 1e-3)
-            if worth(sure, slowdown) > most and self.seconds(trial) < self.allowed:
-                best, most, gained, slower = trial, worth(sure, slowdown), sure - measured, slowdown
-        reason = f"with the others, {gained:.1f} dB for {100.0 * (slower - 1.0):.0f} % of the time"
-        return dict.fromkeys(sorted(plan.intended - best.intended), reason)
+            if trial.intended != plan.intended and self.seconds(trial) < self.allowed:
+                reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
+                kept = dict.fromkeys(sorted(plan.intended - trial.intended), reason)
+                found.append(Option(kept, worth(sure, slowdown)))
+        return found[::-1]
 
     def ordered(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:
         """Actions by the noise that they take away for their time, if noise and time just added up."""

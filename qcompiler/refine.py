@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_ROUNDS = 4
 FIDELITY_SECONDS = 2.0
 """Float runs of this much time are what each plan is judged on, four at least."""
+OPTIONS_SKIPPED = 3
+"""Options passed over when one that was built turns out to fall short of the floor."""
 PROFILE_SECONDS = 1.0
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
@@ -135,12 +137,21 @@ class Refiner:
             if decibels > before:
                 candidate, before = trial, decibels
         assert candidate.plan is not None
-        kept = improver.chosen(candidate.plan, before)
-        if not kept:
+        best, most = candidate, improve.worth(before, 1.0)
+        options = improver.options(candidate.plan, before)
+        first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
+        if options and options[first].worth <= most and before >= improve.FLOOR:
             return candidate
-        trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
-        value = improve.worth(self.fidelity(trial, points), 1.0 / self.ratio(candidate, trial))
-        return trial if value > improve.worth(before, 1.0) else candidate
+        for option in options[first::OPTIONS_SKIPPED]:
+            kept = dict(option.kept)
+            trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
+            decibels = self.fidelity(trial, points)
+            value = improve.worth(decibels, 1.0 / self.ratio(candidate, trial))
+            if value > most:
+                best, most = trial, value
+            if decibels >= improve.FLOOR:
+                break
+        return best
 
     def profile(self, graph: ir.Graph) -> profile.Profile:
         """Where the graph's time goes; measured once."""
