@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pass_helpers import program
-from planned import feeds, lowered, lowered_dynamically, solved, weights
+from planned import feeds, lowered, solved, weights
 
 from qcompiler import ir
 from qcompiler.verify import profile
