@@ -18,26 +18,18 @@ import onnxruntime as ort
 from qcompiler import calibrate, ir, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
-from qcompiler.explain import loudest
 from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline, RowsPass
 from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
-from qcompiler.refine import NOISE, Candidate, Refiner
-from qcompiler.report import NodeRecord, OutputRecord, PassRecord, Report, SpeedRecord, StageRecord
+from qcompiler.refine import Candidate, Refiner
+from qcompiler.report import NodeRecord, PassRecord, Report, StageRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.scheme import OLDEST_OPSET
+from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
 from qcompiler.target import PRECISIONS, Target, load_target
-from qcompiler.verify import numbers, timing
 from qcompiler.verify.checks import Checks
-
-UNCHANGED = "left as it was"
-FAITHFUL = 15.0
-"""Fidelity in dB below which an output is warned about."""
-EXPLAINING = 3.0
-"""Seconds that may go into finding out what makes an output unfaithful."""
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -158,7 +150,6 @@ class Compilation:
         self.name = Path(model).name if isinstance(model, (str, os.PathLike)) else self.source.name
         self.data: Samples | None = None
         self.unmeasured = ""
-        self.warnings: list[str] = []
         if data is not None:
             self.data = open_samples(
                 data,
@@ -171,13 +162,14 @@ class Compilation:
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
         if self.precision == "float":
-            return self.finish(None, None, *self.never_slower(Candidate(self.lowered(Plan()), None)))
+            return self.finish(None, *settled(self, Candidate(self.lowered(Plan()), None), None))
         if self.graph.opset < OLDEST_OPSET:
             why = next((str(d) for d in self.diagnostics() if d.source == "raise-opset"), "")
             need = f"8 bits need opset {OLDEST_OPSET}, the model has {self.graph.opset}"
-            self.warnings.append(f"stays in float: {need} ({why})" if why else f"stays in float: {need}")
+            warning = f"stays in float: {need} ({why})" if why else f"stays in float: {need}"
             plan = Plan(self.target.name, self.precision)
-            return self.finish(plan, None, *self.never_slower(Candidate(self.lowered(plan), plan)))
+            candidate, found, warnings = settled(self, Candidate(self.lowered(plan), plan), None)
+            return self.finish(None, candidate, found, [warning, *warnings])
         replayed = plan is not None
         if plan is None:
             plan, statistics = self.decide(statistics)
@@ -188,53 +180,16 @@ class Compilation:
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
             if any(decision.action == UNCHANGED for decision in plan.decisions):
-                return self.finish(plan, None, self.unchanged(plan))
+                candidate = unchanged(self, plan)
+                return self.finish(None, candidate, measured(self, candidate.graph), [])
         ctx = PassContext(self.target, plan, statistics)
         refiner = Refiner(self, ctx, replayed)
         with self.stages("verify"):
             candidate = refiner.refined()
-        speed = None
         if not replayed:
-            candidate, speed = self.never_slower(candidate)
-        return self.finish(candidate.plan, statistics, candidate, speed)
-
-    def never_slower(self, candidate: Candidate) -> tuple[Candidate, SpeedRecord | None]:
-        """The candidate where its 8 bits measurably pay, else the cleaned float graph where it is no slower than the
-        source, else the source as it was; with what was measured."""
-        if not self.options.timing or not self.feeds():
-            return candidate, None
-        with self.stages("compare"), session(self.source, threads=self.options.threads) as source:
-
-            def measured(trial: Candidate) -> SpeedRecord:
-                with session(trial.graph, threads=self.options.threads) as compiled:
-                    return self.speed(source, compiled, self.feeds())
-
-            speed = measured(candidate)
-            if candidate.plan is not None and candidate.plan.intended and speed.speedup < 1.0 + NOISE:
-                candidate = self.in_float(candidate.plan, f"in 8 bits the model runs at {speed.speedup:.2f}x its speed")
-                speed = measured(candidate)
-            if speed.speedup < 1.0 - NOISE:
-                plan = candidate.plan
-                reason = f"cleaned it runs at {speed.speedup:.2f}x its speed"
-                self.warnings.append(f"{UNCHANGED}: {reason}")
-                candidate = self.unchanged(plan.deciding((), UNCHANGED, reason) if plan is not None else None)
-                speed = measured(candidate)
-        return candidate, speed
-
-    def in_float(self, plan: Plan, reason: str) -> Candidate:
-        """The cleaned graph, with the reason why nothing of the plan is left."""
-        self.warnings.append(f"stays in float: {reason}")
-        kept = {**plan.kept, **dict.fromkeys(plan.intended, f"stays in float: {reason}")}
-        nothing = Plan(plan.target, plan.precision, kept=kept, decisions=plan.decisions)
-        nothing = nothing.deciding(sorted(plan.intended), "returned to float", reason)
-        if plan.smoothing:  # it has left its marks on the graph
-            self.graph = ir.clone(self.source)
-            self.clean()
-        return Candidate(self.lowered(nothing), nothing)
-
-    def unchanged(self, plan: Plan | None) -> Candidate:
-        self.graph = ir.clone(self.source)
-        return Candidate(ir.clone(self.source), plan)
+            return self.finish(statistics, *settled(self, candidate, statistics))
+        found = measured(self, candidate.graph)
+        return self.finish(statistics, candidate, found, unfaithful(self, candidate.plan, statistics, found))
 
     def clean(self) -> None:
         with self.stages("clean"):
@@ -383,12 +338,9 @@ class Compilation:
         return ctx
 
     def finish(
-        self,
-        plan: Plan | None,
-        statistics: calibrate.Statistics | None,
-        candidate: Candidate,
-        speed: SpeedRecord | None = None,
+        self, statistics: calibrate.Statistics | None, candidate: Candidate, found: Measured, warnings: list[str]
     ) -> Result:
+        graph, plan, feeds = candidate.graph, candidate.plan, self.feeds()
         report = Report(
             model=self.name,
             target=self.target.name,
@@ -396,20 +348,14 @@ class Compilation:
             precision=self.precision,
             runtime=f"onnxruntime {ort.__version__}",
             source_bytes=ir.weight_bytes(self.source),
-            compiled_bytes=ir.weight_bytes(candidate.graph),
+            compiled_bytes=ir.weight_bytes(graph),
+            speed=found.speed,
+            outputs=found.outputs,
+            samples=f"{len(feeds)} {'given' if self.data is not None else 'random'} samples" if feeds else "no samples",
+            warnings=list(warnings),
         )
-        graph = candidate.graph
-        with self.stages("measure"):
-            feeds = self.feeds()
-            report.samples = f"{len(feeds)} {'given' if self.data is not None else 'random'} samples"
-            if not feeds:
-                report.samples = "no samples"
-                self.warnings.append(f"not measured: {self.unmeasured}; give samples (--data)")
-            with session(self.source, threads=self.options.threads) as source:
-                with session(graph, threads=self.options.threads) as compiled:
-                    report.outputs = [OutputRecord(**vars(e)) for e in numbers.compare(source, compiled, feeds)]
-                    if self.options.timing and feeds:
-                        report.speed = speed or self.speed(source, compiled, feeds)
+        if not feeds:
+            report.warnings.append(f"not measured: {self.unmeasured}; give samples (--data)")
         reasons = float_reasons(self.graph, self.target, self.diagnostics())
         report.nodes = [
             NodeRecord(name, op, kind, form, why or (reasons[name] if kind == "float" else ""))
@@ -420,34 +366,7 @@ class Compilation:
         report.passes = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in self.runs]
         report.decisions = [f"{d.action}: {', '.join(d.where)}: {d.reason}" for d in (plan.decisions if plan else ())]
         report.diagnostics = list(dict.fromkeys(str(d) for d in self.diagnostics()))
-        report.warnings = self.warnings + self.unfaithful(report, plan, statistics)
         return Result(graph, plan, statistics, report)
-
-    def unfaithful(self, report: Report, plan: Plan | None, statistics: calibrate.Statistics | None) -> list[str]:
-        """A warning for each output that has little left of the source's, naming the nodes that make the noise."""
-        bad = [output for output in report.outputs if output.sqnr < FAITHFUL]
-        if not bad:
-            return []
-        shares: list[tuple[str, float]] = []
-        if plan is not None and plan.sites and self.precision == "int8":
-            runs = int(EXPLAINING / (2e-3 * report.speed.source_ms)) if report.speed is not None else 100
-            shares = loudest(self.graph, plan, statistics, self.feeds()[:2], max(1, runs))[:MOST_NAMED]
-        why = "".join(f", {name} ({share:.0%})" for name, share in shares)
-        why = f"; most noise is made by rounding at{why[1:]}: leave more in float with --keep-float" if why else ""
-        return [f"output '{output.name}' keeps {output.sqnr:.1f} dB{why}" for output in bad]
-
-    def speed(self, source: ort.InferenceSession, compiled: ort.InferenceSession, feeds: list[Feed]) -> SpeedRecord:
-        found = timing.interleaved({"source": source, "compiled": compiled}, feeds)["compiled"]
-        base = found.median * found.speedup
-        return SpeedRecord(
-            base * 1e3,
-            found.median * 1e3,
-            found.speedup,
-            found.speedup_low,
-            found.speedup_high,
-            self.options.threads,
-            found.rounds,
-        )
 
     def diagnostics(self) -> list[Diagnostic]:
         return [d for run in self.runs for d in run.result.diagnostics]

@@ -12,7 +12,7 @@ import pytest
 from pass_helpers import ops, program
 
 import qcompiler
-from qcompiler import compiler, ir
+from qcompiler import ir, settle
 from qcompiler.verify import timing
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
@@ -38,7 +38,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return kinds.get(id(session), "source")
 
     kinds: dict[int, str] = {}
-    original = compiler.session
+    original = settle.session
 
     def labelled(model: Any, **options: Any) -> Any:
         return Labelled(original(model, **options), model)
@@ -57,7 +57,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         def __exit__(self, *error: Any) -> Any:
             return self.manager.__exit__(*error)
 
-    monkeypatch.setattr(compiler, "session", labelled)
+    monkeypatch.setattr(settle, "session", labelled)
     monkeypatch.setattr(timing, "interleaved", interleaved)
     return table
 
@@ -96,6 +96,23 @@ def test_a_model_that_cleaning_makes_slower_stays_as_it_was(speeds: dict[str, fl
     if result.plan is not None:
         again = qcompiler.compile(source, samples(64, 256), plan=result.plan)
         assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_8_bits_that_ruin_an_output_stay_only_where_they_are_worth_it(speeds: dict[str, float]) -> None:
+    # One huge value takes all codes from the rest, and the rest is what is returned.
+    weight = WEIGHTS["w"].copy()
+    weight[0] = 0.0
+    feeds = samples(8, 256)
+    for feed in feeds:
+        feed["x"][:, 0] = 3000.0
+    options = qcompiler.Options(observer="minmax", passes=("-smooth-matmul",))
+    for speed, kept in ((1.2, False), (50.0, True)):
+        speeds["int8"] = speed
+        result = qcompiler.compile(program(PRODUCT, {"w": weight}), feeds, options=options)
+        assert ("QuantizeLinear" in ops(result.graph)) == kept
+        (warning,) = result.report.warnings
+        assert "output 'y'" in warning and "rounding at x (" in warning
+        assert warning.startswith("stays in float") != kept
 
 
 def test_nothing_is_given_up_for_speed_where_time_does_not_count(speeds: dict[str, float]) -> None:

@@ -1,0 +1,129 @@
+"""The last word: whether what was compiled is what the user gets, by what it measures beside the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcompiler import improve, ir
+from qcompiler.calibrate import Statistics
+from qcompiler.explain import loudest
+from qcompiler.plan import Plan
+from qcompiler.refine import NOISE, Candidate
+from qcompiler.report import OutputRecord, SpeedRecord
+from qcompiler.runtime import session
+from qcompiler.verify import numbers, timing
+
+if TYPE_CHECKING:
+    from qcompiler.compiler import Compilation
+
+UNCHANGED = "left as it was"
+"""The action of a decision to return the source itself."""
+FAITHFUL = 15.0
+"""Fidelity in dB below which an output is warned about."""
+EXPLAINING = 3.0
+"""Seconds that may go into finding out what makes an output unfaithful."""
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A graph beside the source, over the samples. ``speed`` is None where time is not to be measured."""
+
+    outputs: list[OutputRecord]
+    speed: SpeedRecord | None
+
+    def unfaithful(self) -> list[OutputRecord]:
+        return [output for output in self.outputs if output.sqnr < FAITHFUL]
+
+
+def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
+    options, feeds = compilation.options, compilation.feeds()
+    with compilation.stages("measure"), session(compilation.source, threads=options.threads) as source:
+        with session(graph, threads=options.threads) as compiled:
+            outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
+            if not options.timing or not feeds:
+                return Measured(outputs, None)
+            found = timing.interleaved({"source": source, "compiled": compiled}, feeds)["compiled"]
+    speed = SpeedRecord(
+        source_ms=found.median * found.speedup * 1e3,
+        compiled_ms=found.median * 1e3,
+        speedup=found.speedup,
+        speedup_low=found.speedup_low,
+        speedup_high=found.speedup_high,
+        threads=options.threads,
+        rounds=found.rounds,
+    )
+    return Measured(outputs, speed)
+
+
+def settled(
+    compilation: Compilation, candidate: Candidate, statistics: Statistics | None
+) -> tuple[Candidate, Measured, list[str]]:
+    """The candidate where its 8 bits pay, else the cleaned float graph where it is no slower than the source, else the
+    source as it was; with what it measures, and what the user should be warned of.
+
+    8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth.
+    """
+    found, warnings = measured(compilation, candidate.graph), []
+    if found.speed is not None and candidate.plan is not None and candidate.plan.intended:
+        reason = ""
+        if found.speed.speedup < 1.0 + NOISE:
+            reason = f"in 8 bits the model runs at {found.speed.speedup:.2f}x its speed"
+        elif not _worth_it(compilation, found):
+            complaint = unfaithful(compilation, candidate.plan, statistics, found)[0]
+            reason = f"in 8 bits, at {found.speed.speedup:.2f}x the speed, {complaint}"
+        if reason:
+            warnings.append(f"stays in float: {reason}")
+            candidate = _in_float(compilation, candidate.plan, reason)
+            found = measured(compilation, candidate.graph)
+    if found.speed is not None and found.speed.speedup < 1.0 - NOISE:
+        reason = f"cleaned it runs at {found.speed.speedup:.2f}x its speed"
+        warnings.append(f"{UNCHANGED}: {reason}")
+        plan = candidate.plan.deciding((), UNCHANGED, reason) if candidate.plan is not None else None
+        candidate = unchanged(compilation, plan)
+        found = measured(compilation, candidate.graph)
+    return candidate, found, warnings + unfaithful(compilation, candidate.plan, statistics, found)
+
+
+def _worth_it(compilation: Compilation, found: Measured) -> bool:
+    """Whether the speed of the candidate makes up for what its outputs lost, where they lost much."""
+    assert found.speed is not None
+    floats = {t.name for t in compilation.source.outputs if t.dtype is not None and np.dtype(t.dtype).kind == "f"}
+    lost = [output.sqnr for output in found.unfaithful() if output.name in floats]
+    return not lost or improve.worth(min(lost), 1.0) > improve.worth(improve.ENOUGH, found.speed.speedup)
+
+
+def _in_float(compilation: Compilation, plan: Plan, reason: str) -> Candidate:
+    """The cleaned graph, with the reason why nothing of the plan is left."""
+    kept = {**plan.kept, **dict.fromkeys(plan.intended, f"stays in float: {reason}")}
+    nothing = Plan(plan.target, plan.precision, kept=kept, decisions=plan.decisions)
+    nothing = nothing.deciding(sorted(plan.intended), "returned to float", reason)
+    if plan.smoothing:  # it has left its marks on the graph
+        compilation.graph = ir.clone(compilation.source)
+        compilation.clean()
+    return Candidate(compilation.lowered(nothing), nothing)
+
+
+def unchanged(compilation: Compilation, plan: Plan | None) -> Candidate:
+    """The source itself."""
+    compilation.graph = ir.clone(compilation.source)
+    return Candidate(ir.clone(compilation.source), plan)
+
+
+def unfaithful(
+    compilation: Compilation, plan: Plan | None, statistics: Statistics | None, found: Measured
+) -> list[str]:
+    """A line for each output that has little left of the source's, naming the nodes that make the noise."""
+    bad = sorted(found.unfaithful(), key=lambda output: output.sqnr)
+    if not bad:
+        return []
+    shares: list[tuple[str, float]] = []
+    if plan is not None and plan.sites and compilation.precision == "int8":
+        runs = int(EXPLAINING / (2e-3 * found.speed.source_ms)) if found.speed is not None else 100
+        shares = loudest(compilation.graph, plan, statistics, compilation.feeds()[:2], max(1, runs))[:MOST_NAMED]
+    why = "".join(f", {name} ({share:.0%})" for name, share in shares)
+    why = f"; most noise is made by rounding at{why[1:]}: leave more in float with --keep-float" if why else ""
+    return [f"output '{output.name}' keeps {output.sqnr:.1f} dB{why}" for output in bad]
