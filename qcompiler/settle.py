@@ -67,6 +67,8 @@ def settled(
 
     8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth.
     """
+    if candidate.plan is not None and candidate.plan.smoothing and not candidate.plan.intended:
+        candidate = _in_float(compilation, candidate.plan)
     found, warnings = measured(compilation, candidate.graph), []
     if found.speed is not None and candidate.plan is not None and candidate.plan.intended:
         reason = ""
@@ -96,11 +98,12 @@ def _worth_it(compilation: Compilation, found: Measured) -> bool:
     return not lost or improve.worth(min(lost), 1.0) > improve.worth(improve.ENOUGH, found.speed.speedup)
 
 
-def _in_float(compilation: Compilation, plan: Plan, reason: str) -> Candidate:
+def _in_float(compilation: Compilation, plan: Plan, reason: str = "") -> Candidate:
     """The cleaned graph, with the reason why nothing of the plan is left."""
     kept = {**plan.kept, **dict.fromkeys(plan.intended, f"stays in float: {reason}")}
     nothing = Plan(plan.target, plan.precision, kept=kept, decisions=plan.decisions)
-    nothing = nothing.deciding(sorted(plan.intended), "returned to float", reason)
+    if plan.intended:
+        nothing = nothing.deciding(sorted(plan.intended), "returned to float", reason)
     if plan.smoothing:  # it has left its marks on the graph
         compilation.graph = ir.clone(compilation.source)
         compilation.clean()

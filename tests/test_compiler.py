@@ -182,3 +182,16 @@ def test_a_result_that_breaks_a_rule_of_onnx_is_an_error(monkeypatch: pytest.Mon
             seen: list[Any] = []
             patch.setattr("qcompiler.verify.checks.broken_rule", lambda g: "" if seen else (seen.append(g) or "no"))
             qcompiler.compile(program(PRODUCT, WEIGHTS), precision="float")
+
+
+def test_smoothing_leaves_no_trace_where_nothing_is_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_in_float(self: Any, candidate: Any) -> Any:
+        return self.without(candidate, dict.fromkeys(candidate.plan.intended, "told to"), "left in float", "told to")
+
+    monkeypatch.setattr("qcompiler.refine.Refiner.no_slower", all_in_float)
+    feeds = samples(8, 256)
+    for feed in feeds:
+        feed["x"][:, :3] *= 50.0
+    result = qcompiler.compile(program(PRODUCT, WEIGHTS), feeds)
+    assert result.statistics is not None and result.statistics.smoothing
+    assert ops(result.graph) == ["MatMul", "Relu"]
