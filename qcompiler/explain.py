@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from qcompiler import ir
 from qcompiler.calibrate import Statistics
-from qcompiler.improve import groups_of, measuring_points, weight_noise
+from qcompiler.improve import groups_of, weight_noise
 from qcompiler.plan import Plan
+from qcompiler.points import measuring_points
 from qcompiler.runtime import Feed
 from qcompiler.sensitivity import contributions
 

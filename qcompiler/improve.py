@@ -17,19 +17,16 @@ import numpy as np
 from qcompiler import ir, numerics
 from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.calibrate.observers import histogram
+from qcompiler.cost import cost_of
 from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
 from qcompiler.sensitivity import Switchboard, contributions
 from qcompiler.verify.profile import Profile
 
-PASSING = frozenset(("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
-"""Operators that only arrange values: what they join is judged part by part."""
-
 FLOOR = 20.0
 """Fidelity in dB that is worth any speed short of float's."""
-PART = 8.0
-"""Decibels by which one part of an output may be less true than a whole output."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
 SHORT = 15.0
@@ -72,53 +69,6 @@ def worth(decibels: float, slowdown: float) -> float:
     """What a plan is worth, in percent of the run time: see ``SHORT`` and ``BEYOND``, less the time it takes."""
     short, beyond = max(0.0, FLOOR - decibels), max(0.0, decibels - FLOOR)
     return BEYOND * beyond - SHORT * short - 100.0 * math.log(slowdown)
-
-
-def measuring_points(graph: ir.Graph) -> dict[str, float]:
-    """The float tensors that make up the outputs, a Concat of boxes and scores being two quantities, not one; each with
-    the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts."""
-    found: dict[str, float] = {}
-    for tensor in graph.outputs:
-        parts = _parts(graph, tensor)
-        for name in parts:
-            found[name] = min(found.get(name, math.inf), PART if len(parts) > 1 else 0.0)
-    return found
-
-
-def _parts(graph: ir.Graph, output: ir.Tensor) -> list[str]:
-    """Names of the tensors that the output only arranges."""
-    found: dict[str, None] = {}
-
-    def walk(tensor: ir.Tensor, depth: int) -> None:
-        node = ir.producer(tensor)
-        if node is not None and node.op in PASSING and node.domain in (None, "") and depth < 16:
-            for source in node.inputs if node.op == "Concat" else node.inputs[:1]:
-                walk(source, depth + 1)
-        elif node is not None and any(node is own for own in graph.nodes) and _float(tensor):
-            found[tensor.name] = None
-
-    walk(output, 0)
-    return list(found)
-
-
-def before_softmax(graph: ir.Graph, points: Mapping[str, float]) -> dict[str, float]:
-    """The points with what a Softmax reads in place of what it returns.
-
-    Behind it, the error of a few samples is that of the one decision which happened to turn; before it, all samples
-    tell about the same.
-    """
-    tensors = ir.all_tensors(graph)
-    found: dict[str, float] = {}
-    for name, allowed in points.items():
-        node = ir.producer(tensors[name])
-        if node is not None and node.op in ("Softmax", "LogSoftmax") and _float(node.inputs[0]):
-            name = node.inputs[0].name
-        found[name] = min(found.get(name, math.inf), allowed)
-    return found
-
-
-def _float(tensor: ir.Tensor) -> bool:
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
 
 
 @dataclass(frozen=True)
@@ -228,72 +178,6 @@ def together(part: Mapping[str, float], points: Mapping[str, float]) -> float:
 def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dict[str, float]:
     """Each group's noise, shared evenly by its tensors."""
     return {name: power / len(group) for group, power in zip(groups, noise) for name in group}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of each node in float and in 8 bits, by name, and of one element between codes and float.
-
-    ``makers``: the node that makes each tensor, a Relu or Clip counting as part of what it follows. ``vanishing``:
-    nodes that scale or shift by a scalar, which cost nothing behind codes.
-    """
-
-    plain: Mapping[str, float]
-    coded: Mapping[str, float]
-    elements: Mapping[str, float]
-    per_element: float
-    rest: float
-    makers: Mapping[str, str]
-    vanishing: frozenset[str]
-
-    def of(self, plan: Plan) -> float:
-        """Predicted seconds of a run under the plan."""
-        seconds = self.rest + self.per_element * self.crossing(plan)
-        for name in set(self.plain) | set(self.coded):
-            seconds += self.coded.get(name, 0.0) if name in plan.intended else self.plain.get(name, 0.0)
-        return seconds
-
-    def crossing(self, plan: Plan) -> float:
-        """Elements a run that change between codes and float."""
-        total = 0.0
-        for tensor, sites in plan.tensors().items():
-            made_in_codes = self.makers.get(tensor, "") in plan.intended
-            read_in_float = any(site.node not in plan.intended and site.node not in self.vanishing for site in sites)
-            crossings = (not made_in_codes) + (made_in_codes and read_in_float)
-            total += crossings * self.elements.get(tensor, 0.0)
-        return total
-
-
-def cost_of(graph: ir.Graph, plan: Plan, plain: Profile, coded: Profile, statistics: Statistics) -> Cost:
-    """From profiles of the float graph and of the plan's lowered one."""
-    before, after = plain.by_node(), coded.by_node()
-    makers, vanishing = {}, set()
-    for _, node in ir.all_nodes(graph):
-        for tensor in node.outputs:
-            makers[tensor.name] = _computed_by(node).name
-        if node.op in ("Mul", "Div", "Add") and any(ir.is_constant(t) and t.values.size == 1 for t in node.inputs):
-            vanishing.add(node.name)
-    return Cost(
-        plain={name: seconds for name, seconds in before.items() if name in plain.names},
-        coded={name: seconds for name, seconds in after.items() if name in plan.intended},
-        elements={name: seen.finite / max(statistics.samples, 1) for name, seen in statistics.tensors.items()},
-        per_element=SECONDS_PER_ELEMENT,
-        rest=sum(seconds for name, seconds in before.items() if name not in plain.names),
-        makers=makers,
-        vanishing=frozenset(vanishing),
-    )
-
-
-def _computed_by(node: ir.Node) -> ir.Node:
-    while node.op in ("Relu", "Clip") and (source := ir.producer(node.inputs[0])) is not None:
-        node = source
-    return node
-
-
-SECONDS_PER_ELEMENT = 0.35e-9
-"""Of a step between codes and float: 0.14 ns for QuantizeLinear or DequantizeLinear with ONNX Runtime 1.32 on one
-AVX512 core, the rest for changes of layout that convolutions want on either side. It fits random placements of real
-models."""
 
 
 @dataclass(frozen=True)

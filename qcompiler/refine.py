@@ -14,6 +14,7 @@ import networkx as nx
 from qcompiler import improve, ir
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
+from qcompiler.points import measuring_points
 from qcompiler.runtime import Feed, processors, run, session
 from qcompiler.sensitivity import with_outputs
 from qcompiler.verify import fused, numbers, profile, timing
@@ -112,7 +113,7 @@ class Refiner:
         if plan is None or self.ctx.statistics is None:
             return candidate
         feeds = self.feeds
-        points = improve.measuring_points(compilation.graph)
+        points = measuring_points(compilation.graph)
         if not points or not plan.intended:
             return candidate
         before = self.fidelity(candidate, points)

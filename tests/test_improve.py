@@ -11,6 +11,7 @@ from planned import feeds, observed, solved, weights
 
 from qcompiler import improve, ir
 from qcompiler.calibrate import TensorStatistics
+from qcompiler.points import before_softmax, measuring_points
 from qcompiler.sensitivity import contributions
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), u=(4, 4, 1, 1))
@@ -29,7 +30,7 @@ def test_outputs_are_judged_part_by_part() -> None:
     text = """(float[1,4] x) => (float[1,8] y, float[4] z) {
         a = Tanh(x) b = Relu(x) c = Concat<axis = 1>(a, b) y = Identity(c) z = Squeeze(a)
     }"""
-    points = improve.measuring_points(inferred(text, {}))
+    points = measuring_points(inferred(text, {}))
     assert set(points) == {"a", "b"}
     assert points["a"] == 0.0  # a whole output of its own
     assert points["b"] > 0.0
@@ -37,12 +38,12 @@ def test_outputs_are_judged_part_by_part() -> None:
 
 def test_integers_and_inputs_are_not_judged() -> None:
     text = "(float[1,4] x) => (int64[1,1] y, float[4,1] z) { y = ArgMax<axis = 1>(x) z = Transpose(x) }"
-    assert improve.measuring_points(inferred(text, {})) == {}
+    assert measuring_points(inferred(text, {})) == {}
 
 
 def test_scores_are_judged_before_their_softmax() -> None:
     graph = inferred("(float[1,4] x) => (float[1,4] y) { a = Tanh(x) y = Softmax(a) }", {})
-    assert improve.before_softmax(graph, improve.measuring_points(graph)) == {"a": 0.0}
+    assert before_softmax(graph, measuring_points(graph)) == {"a": 0.0}
 
 
 def test_what_lies_between_products_is_one_group() -> None:
