@@ -65,10 +65,10 @@ def survey(one: Surveyed, options: argparse.Namespace, folder: Path) -> dict[str
         return row | {"outcome": "not fetched", "reason": str(error)}
     except QCompilerError as error:
         return row | {"outcome": "refused", "reason": last_line(str(error))}
-    out = folder / "out.onnx"
+    out, report = folder / "out.onnx", folder / "report.json"
     out.unlink(missing_ok=True)
     done = attempt(
-        [our_command(), "compile", model, "-o", out, "--data", samples, "--quiet"],
+        [our_command(), "compile", model, "-o", out, "--data", samples, "--quiet", "--report", report],
         out,
         options.timeout,
         options.memory_limit,
@@ -77,6 +77,7 @@ def survey(one: Surveyed, options: argparse.Namespace, folder: Path) -> dict[str
     if done.error:
         return row | {"outcome": "refused" if done.error.startswith("exit code 1:") else "failed", "reason": done.error}
     row["bytes_compiled"] = out.stat().st_size
+    row["reason"] = "; ".join(json.loads(report.read_text("utf-8"))["warnings"])
     found = measure(
         {"float": str(model), "compiled": str(out)},
         samples=str(samples),
