@@ -33,7 +33,7 @@ SHORT = 15.0
 """Percent of the run time that a decibel is worth below the floor."""
 BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
-SHARE_OF_FLOAT = 0.85
+SHARE_OF_FLOAT = 0.8
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
 WORTH_A_RANGE = 0.02
 """Share of all noise that makes a tensor worth trying other ranges for."""
@@ -43,7 +43,7 @@ RANGE_SAMPLES = 3
 """Samples that other ranges are tried on."""
 WALK_SAMPLES = 6
 """Samples that it is measured on how many operators to leave in float."""
-PREFIXES = (1, 2, 4, 7, 11, 16, 22, 28, 34, 40, 46, 52, 58, 64, 70, 76)
+PREFIXES = (1, 2, 4, 7, 11, 16, 22, 28, 34, 40, 46, 52, 57, 61, 64, 67, 70, 73, 76, 79, 82)
 """How many actions are tried together."""
 SAMPLES = 4
 """Samples that sensitivity is measured on."""
