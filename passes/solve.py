@@ -53,12 +53,15 @@ class Solve(Pass):
                 group = plan.group(site.tensor)
                 if group not in ranges:
                     members = [tensors[name] for name in sorted(group)]
+                    chosen = [ctx.observers[name] for name in sorted(group) if name in ctx.observers]
                     measured = [plan.ranges[name] for name in sorted(group) if name in plan.ranges]
-                    if measured:
+                    if measured and not chosen:
                         ranges[group] = measured[0]
                     else:
-                        ranges[group] = self.range_of(members, ctx.statistics, quant.scheme, returned)
-                sites[site] = _covering(quant, *ranges[group], "calibration")
+                        observer = chosen[0] if chosen else self.observer
+                        ranges[group] = range_of(observer, members, ctx.statistics, quant.scheme, returned)
+                chosen_by = "user" if group & ctx.observers.keys() else "calibration"
+                sites[site] = _covering(quant, *ranges[group], chosen_by)
         align(graph, plan, sites)
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():
@@ -71,26 +74,31 @@ class Solve(Pass):
                 _solve_bias(site, nodes[site.node], tensors[site.tensor].values, sites)
         return PassResult(len(sites), plan=replace(plan, sites=sites))
 
-    def range_of(
-        self, members: list[ir.Tensor], statistics: Statistics, scheme: Scheme, returned: Container[ir.Tensor] = ()
-    ) -> tuple[float, float]:
-        """The range that the tied tensors share, not yet widened to contain zero. Of ``returned`` tensors every value
-        counts."""
-        seen: TensorStatistics | None = None
-        for tensor in members:
-            if tensor.name in statistics.tensors:
-                found = statistics.tensors[tensor.name]
-                seen = found if seen is None else seen.merge(found)
-        if seen is None:
-            raise PassError(
-                f"the statistics do not cover '{members[0].name}'", where="statistics", fix="calibrate this model again"
-            )
-        low, high = OBSERVERS[self.observer](seen, scheme)
-        first, last = math.inf, -math.inf
-        for tensor in members:
-            lower, upper = bounds(tensor) if tensor not in returned else (-math.inf, math.inf)
-            first, last = min(first, lower), max(last, upper)
-        return max(low, first), min(high, last)
+
+def range_of(
+    observer: str,
+    members: list[ir.Tensor],
+    statistics: Statistics,
+    scheme: Scheme,
+    returned: Container[ir.Tensor] = (),
+) -> tuple[float, float]:
+    """The range that the tied tensors share, not yet widened to contain zero. Of ``returned`` tensors every value
+    counts."""
+    seen: TensorStatistics | None = None
+    for tensor in members:
+        if tensor.name in statistics.tensors:
+            found = statistics.tensors[tensor.name]
+            seen = found if seen is None else seen.merge(found)
+    if seen is None:
+        raise PassError(
+            f"the statistics do not cover '{members[0].name}'", where="statistics", fix="calibrate this model again"
+        )
+    low, high = OBSERVERS[observer](seen, scheme)
+    first, last = math.inf, -math.inf
+    for tensor in members:
+        lower, upper = bounds(tensor) if tensor not in returned else (-math.inf, math.inf)
+        first, last = min(first, lower), max(last, upper)
+    return max(low, first), min(high, last)
 
 
 def _covering(quant: TensorQuant, low: float, high: float, origin: str) -> TensorQuant:

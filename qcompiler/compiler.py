@@ -142,6 +142,7 @@ class Compilation:
                 f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"
             )
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
+        self.observers: dict[str, str] = {}
         self.stages = _Stages(options.progress)
         self.runs: list[PassRun] = []
         with self.stages("load"):
@@ -182,7 +183,7 @@ class Compilation:
             if any(decision.action == UNCHANGED for decision in plan.decisions):
                 candidate = unchanged(self, plan)
                 return self.finish(None, candidate, measured(self, candidate.graph), [])
-        ctx = PassContext(self.target, plan, statistics)
+        ctx = PassContext(self.target, plan, statistics, self.observers)
         refiner = Refiner(self, ctx, replayed)
         with self.stages("verify"):
             candidate = refiner.refined()
@@ -202,7 +203,8 @@ class Compilation:
 
     def decide(self, statistics: calibrate.Statistics | None = None) -> tuple[Plan, calibrate.Statistics | None]:
         """Placement, calibration and solving of the cleaned graph."""
-        ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)))
+        self.observers = self.recipe.observers_of(self.graph)
+        ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)), observers=self.observers)
         with self.stages("place"):
             ctx = self.placed(ctx)
         if self.precision == "int8-dynamic":

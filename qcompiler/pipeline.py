@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,12 +46,13 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``rows``:
-    some rows ``[rows, K]`` of tensors by name, from samples."""
+    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``observers``: the
+    user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples."""
 
     target: Target | None = None
     plan: Plan | None = None
     statistics: Any = None
+    observers: Mapping[str, str] = field(default_factory=dict)
     rows: Any = None
 
 
@@ -163,14 +164,6 @@ def bisect(passes: Sequence[Pass], graph: ir.Graph, ctx: PassContext, good: Call
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return passes[high - 1]
-
-
-def count_rewrites(runs: Iterable[PassRun]) -> dict[str, int]:
-    """Rewrites by pass name, summed over repeated runs."""
-    totals: dict[str, int] = {}
-    for run in runs:
-        totals[run.name] = totals.get(run.name, 0) + run.result.rewrites
-    return totals
 
 
 def _interface(graph: ir.Graph) -> str:

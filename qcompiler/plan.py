@@ -20,9 +20,9 @@ from qcompiler.scheme import Scheme
 
 FORMAT = "qcompiler-plan/1"
 
-ORIGINS = ("unsolved", "weights", "calibration", "product", "operator", "dynamic", "user")
-"""Where numbers come from: the weight itself, observed ranges, a product of two scales (bias), what the operator's
-definition fixes (a softmax lies in 0 … 1), each run anew, or the user."""
+ORIGINS = ("unsolved", "weights", "calibration", "product", "dynamic", "user")
+"""Where numbers come from: the weight itself, observed ranges, a product of two scales (bias), each run anew, or the
+user, by an observer for that tensor or in person."""
 
 
 @dataclass(frozen=True, order=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler import ir
+from qcompiler.calibrate import OBSERVERS
 from qcompiler.errors import RecipeError
 
 if sys.version_info >= (3, 11):
@@ -23,7 +24,8 @@ else:
 @dataclass(frozen=True)
 class Recipe:
     """``keep_float``: names, shell patterns or operator types (``op:Conv``) of nodes to leave in float.
-    ``observer``: for all tensors; ``observers``: tensor name or pattern to observer."""
+    ``observer``: for all tensors; ``observers``: tensor name or shell pattern to observer, of which the
+    first that fits counts."""
 
     keep_float: tuple[str, ...] = ()
     observer: str | None = None
@@ -48,6 +50,28 @@ class Recipe:
                     fix=f"did you mean {close[0]}?" if close else "see: qcompiler inspect",
                 )
             found.update(dict.fromkeys(fitting, f"kept in float by the user ('{pattern}')"))
+        return found
+
+
+    def observers_of(self, graph: ir.Graph) -> dict[str, str]:
+        """Observers by tensor. Raises RecipeError for a pattern that fits nothing and for an unknown observer."""
+        names = sorted(ir.all_tensors(graph))
+        found: dict[str, str] = {}
+        for pattern, observer in self.observers.items():
+            if observer not in OBSERVERS:
+                close = difflib.get_close_matches(str(observer), list(OBSERVERS), 1)
+                raise RecipeError(
+                    f"there is no observer '{observer}'",
+                    where=f"observers: '{pattern}'",
+                    fix=f"did you mean {close[0]}?" if close else f"use {', '.join(OBSERVERS)}",
+                )
+            fitting = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+            if not fitting:
+                close = difflib.get_close_matches(pattern, names, 1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else "see: qcompiler plan"
+                raise RecipeError(f"no tensor fits '{pattern}'", where="observers", fix=hint)
+            for name in fitting:
+                found.setdefault(name, observer)
         return found
 
 
@@ -80,4 +104,7 @@ def load_recipe(source: str | os.PathLike[str] | Mapping[str, Any] | Recipe | No
     names = data.get("keep_float", ())
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise RecipeError("'keep_float' is not a list of names", where=where, fix='write keep_float = ["NODE", …]')
-    return Recipe(tuple(names), data.get("observer"), dict(data.get("observers", {})))
+    observers = data.get("observers", {})
+    if not isinstance(observers, Mapping):
+        raise RecipeError("'observers' is no table", where=where, fix='write [observers] and lines TENSOR = "OBSERVER"')
+    return Recipe(tuple(names), data.get("observer"), dict(observers))

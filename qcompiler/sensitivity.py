@@ -124,8 +124,7 @@ def _power(values: np.ndarray) -> float:
 
 def _switched(graph: ir.Graph, plan: Plan, trials: Sequence[Mapping[str, TensorQuant]]) -> ir.Graph:
     namer = ir.Namer(graph)
-    home = {node: inner for inner, node in ir.all_nodes(graph)}
-    nodes = {node.name: node for node in home}
+    nodes = {node.name: node for _, node in ir.all_nodes(graph)}
     tensors = ir.all_tensors(graph)
     sites = plan.tensors()
     switches = ir.Variable(SWITCH, np.dtype(bool), [len(trials)])
@@ -137,7 +136,7 @@ def _switched(graph: ir.Graph, plan: Plan, trials: Sequence[Mapping[str, TensorQ
         graph.nodes.append(ir.Node("Gather", namer("switch"), {"axis": 0}, inputs=[switches, position], outputs=[flag]))
         for name, quant in trial.items():
             tensor = tensors[name]
-            where = graph if ir.is_constant(tensor) else _graph_of(tensor, graph, home)
+            where = graph if ir.is_constant(tensor) else ir.home_of(tensor, graph)
             result = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
             inputs = [flag, _rounded(tensor, quant, where, namer), chosen.get(name, tensor)]
             where.nodes.append(ir.Node("Where", namer("choose"), inputs=inputs, outputs=[result]))
@@ -155,13 +154,6 @@ def _switched(graph: ir.Graph, plan: Plan, trials: Sequence[Mapping[str, TensorQ
                         inner.outputs[index] = result
     ir.sort(graph)
     return graph
-
-
-def _graph_of(tensor: ir.Variable, graph: ir.Graph, home: Mapping[ir.Node, ir.Graph]) -> ir.Graph:
-    node = ir.producer(tensor)
-    if node is not None:
-        return home[node]
-    return next(inner for inner in ir.all_graphs(graph) if any(t is tensor for t in inner.inputs))
 
 
 def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:

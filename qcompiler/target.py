@@ -34,7 +34,7 @@ class Operator:
     ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q. ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
-    it must share the input's parameters). ``when``: attribute values it holds for. ``range``: fixed output range.
+    it must share the input's parameters). ``when``: attribute values it holds for.
     """
 
     op: str
@@ -45,7 +45,6 @@ class Operator:
     output: str = "required"
     when: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    range: tuple[float, float] | None = None
     dynamic: bool = False
     static: str = ""
     variadic: bool = False

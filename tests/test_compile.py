@@ -96,6 +96,24 @@ def test_a_tensor_of_infinities_stays_in_float() -> None:
     assert "all its values are NaN or infinite" in reasons and ops(result.graph).count("MatMul") == 2
 
 
+def test_an_observer_of_one_tensor() -> None:
+    source = program("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", {"w": TWO["w"]})
+    feeds = samples(64, 64, count=200)
+    feeds[0]["x"][0, 0] = 12.0  # among 800,000 values that reach to 5, the default observer cuts it
+    recipe = {"observers": {"x": "minmax"}}
+
+    def reach(recipe: dict[str, object]) -> float:
+        options = replace(UNTIMED, passes=("-smooth-matmul",))
+        plan = qcompiler.compile(source, feeds, recipe=recipe, options=options).plan
+        assert plan is not None
+        (quant,) = set(plan.tensors()["x"].values())
+        assert quant.scale is not None and quant.zero_point is not None
+        return float(quant.scale) * (255 - int(quant.zero_point))
+
+    assert reach({}) < 10.0
+    assert reach(recipe) == pytest.approx(12.0, rel=0.01)
+
+
 # --- dynamic ---
 
 

@@ -79,3 +79,30 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, words: tuple[str, 
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         load_recipe(tmp_path / "gone.toml")
+
+
+# --- observers of single tensors ---
+
+
+def test_the_first_pattern_that_fits_a_tensor_counts() -> None:
+    recipe = load_recipe({"observers": {"a": "minmax", "[ab]": "percentile"}})
+    assert recipe.observers_of(graph()) == {"a": "minmax", "b": "percentile"}
+
+
+@pytest.mark.parametrize(
+    "observers, words",
+    [
+        ({"aa": "minmax"}, ("no tensor fits 'aa'", "did you mean a?")),
+        ({"a": "minmx"}, ("there is no observer 'minmx'", "did you mean minmax?")),
+        ({"a": 3}, ("there is no observer '3'",)),
+    ],
+)
+def test_observers_that_cannot_be_used(observers: dict[str, object], words: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe({"observers": observers}).observers_of(graph())
+    assert all(word in str(error.value) for word in words)
+
+
+def test_observers_are_a_table() -> None:
+    with pytest.raises(RecipeError, match="'observers' is no table"):
+        load_recipe({"observers": "minmax"})

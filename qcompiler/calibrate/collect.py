@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,7 +38,7 @@ class Collector:
         self.data_key = "0" * 64
         self._open = ExitStack()
         self._counter: _Counter
-        threads = threads or _processors()
+        threads = threads or runtime.processors()
         try:
             if not self.tensors:
                 self._counter = _Counter()
@@ -211,7 +210,3 @@ def _count(samples: object) -> int | None:
     if isinstance(count, int):
         return count
     return len(samples) if hasattr(samples, "__len__") else None
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,10 +12,6 @@ from qcompiler.errors import ModelError, VerificationError
 from qcompiler.pipeline import Pass, Semantics
 from qcompiler.runtime import Feed, run, session
 
-LEVELS = ("none", "end", "each", "numeric")
-"""``end``: ONNX's checker and shape inference on the result; ``each``: after each pass; ``numeric``: also the numbers,
-computed with the runtime's own rewrites off, after each pass that claims not to change them."""
-
 LEAST = {Semantics.EXACT: 100.0, Semantics.ALGEBRAIC: 60.0}
 """Decibels that must remain. An exact pass does not keep all bits: for a weight that is known beforehand the runtime
 may take another kernel. An algebraic one rounds at each layer of a deep model; a wrong one is far below."""
@@ -24,7 +20,9 @@ may take another kernel. An algebraic one rounds at each layer of a deep model; 
 class Checks:
     """An ``after`` hook of the pipeline. Raises VerificationError that names the pass and what no longer holds.
 
-    ``source`` is what the passes start from; ``feeds`` are only used by ``numeric``.
+    ``level``: ``none``; ``end``, ONNX's checker and shape inference on the result; ``each``, after each pass too;
+    ``numeric``, also the numbers, computed with the runtime's own rewrites off, after each pass that claims not to
+    change them. ``source`` is what the passes start from; ``feeds`` are only used by ``numeric``.
     """
 
     def __init__(self, level: str, source: ir.Graph, feeds: Sequence[Feed] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ class Optimized:
     """ONNX Runtime's optimized graph, without weights."""
 
     nodes: tuple[onnx.NodeProto, ...]
-    constants: frozenset[str]
 
     def histogram(self) -> dict[str, int]:
         """How many nodes of each operator run."""
@@ -51,19 +50,15 @@ def optimize(model: ir.Graph) -> Optimized:
 def read(path: Path) -> Optimized:
     """The graph that a session wrote to its ``optimized_path``."""
     proto = onnx.load(str(path), load_external_data=False)
-    nodes: list[onnx.NodeProto] = []
-    constants: set[str] = set()
-    _flatten(proto.graph, nodes, constants)
-    return Optimized(tuple(nodes), frozenset(constants))
+    return Optimized(tuple(_nodes(proto.graph)))
 
 
-def _flatten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], constants: set[str]) -> None:
-    constants.update(weight.name for weight in graph.initializer)
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
-        nodes.append(node)
+        yield node
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                _flatten(attribute.g, nodes, constants)
+                yield from _nodes(attribute.g)
 
 
 def fates(names: Iterable[str], optimized: Optimized) -> dict[str, Fate]:
@@ -100,12 +95,3 @@ def original_name(name: str) -> str:
         base = base.split(mark)[0]
     stem, token, number = base.rpartition("_token_")
     return stem if token and number.isdigit() else base
-
-
-def dequantized_weights(optimized: Optimized) -> list[str]:
-    """Constants that the runtime still dequantizes at every call: the trap that makes a model slower than float."""
-    return [
-        node.input[0]
-        for node in optimized.nodes
-        if node.op_type == "DequantizeLinear" and node.input[0] in optimized.constants
-    ]

@@ -89,8 +89,3 @@ def _error(name: str, one: _Sums) -> OutputError:
     cosine = one.product / length if length else float(one.noise == 0.0)
     scores = one.classes is not None and one.classes > 0 and one.rows > 0
     return OutputError(name, sqnr, cosine, one.same / one.rows if scores else None, one.largest)
-
-
-def worst(errors: Iterable[OutputError]) -> float:
-    """The smallest SQNR in dB; infinite when there is no numeric output."""
-    return min((error.sqnr for error in errors), default=math.inf)

@@ -61,17 +61,6 @@ def test_what_runs_is_counted() -> None:
     assert "Relu" not in counts  # in the convolution
 
 
-def test_weights_that_are_dequantized_at_every_call_are_found() -> None:
-    text = """(float[4,32] x) => (float[4,32] y) {
-        d = DequantizeLinear<axis = 0>(codes, scales, zeros) y = Mul(x, d)
-    }"""
-    constants = {
-        "codes": np.ones((4, 32), np.int8), "scales": np.ones(4, np.float32), "zeros": np.zeros(4, np.int8),
-    }  # fmt: skip
-    optimized = fused.optimize(program(text, constants))
-    assert fused.dequantized_weights(optimized) in (["codes"], [])  # newer runtimes fold it once and for all
-
-
 def test_bodies_count_too() -> None:
     graph = branches()
     samples = [{"x": np.ones((2, 32), np.float32), "flag": np.array(flag)} for flag in (True, False)]
