@@ -296,7 +296,8 @@ class Improver:
             if trial.intended != plan.intended and self.seconds(trial) < self.allowed:
                 reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
                 kept = dict.fromkeys(sorted(plan.intended - trial.intended), reason)
-                found.append(Option(kept, worth(sure, slowdown)))
+                if not found or found[-1].kept.keys() != kept.keys():
+                    found.append(Option(kept, worth(sure, slowdown)))
         return found[::-1]
 
     def ordered(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:

@@ -27,6 +27,8 @@ FIDELITY_SECONDS = 2.0
 """Float runs of this much time are what each plan is judged on, four at least."""
 OPTIONS_SKIPPED = 3
 """Options passed over when one that was built turns out to fall short of the floor."""
+OPTIONS_BUILT = 4
+"""Options that are built and measured at most."""
 PROFILE_SECONDS = 1.0
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
@@ -143,15 +145,20 @@ class Refiner:
         first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
         if options and options[first].worth <= most and before >= improve.FLOOR:
             return candidate
-        for option in options[first::OPTIONS_SKIPPED]:
-            kept = dict(option.kept)
+        # Predictions are coarse: up until what is built reaches the floor, then back while it still does.
+        index, step, left = first, OPTIONS_SKIPPED, OPTIONS_BUILT
+        while 0 <= index < len(options) and left:
+            kept = dict(options[index].kept)
             trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
             decibels = self.fidelity(trial, points)
             value = improve.worth(decibels, 1.0 / self.ratio(candidate, trial))
             if value > most:
                 best, most = trial, value
             if decibels >= improve.FLOOR:
+                step = -1
+            elif step < 0:
                 break
+            index, left = index + step, left - 1
         return best
 
     def profile(self, graph: ir.Graph) -> profile.Profile:

@@ -272,7 +272,7 @@ def test_bad_pictures(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (pictures / "x.npz").unlink()
     found = importlib.util.find_spec
-    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None if name == "PIL" else found(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else found(name))
     message = f"{pictures}: images need pillow; pip install 'qcompiler-onnx[images]'"
     fails(message, lambda: first(pictures), DependencyError)
 
