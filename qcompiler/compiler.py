@@ -31,6 +31,11 @@ from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, 
 from qcompiler.target import PRECISIONS, Target, load_target
 from qcompiler.verify.checks import Checks
 
+FEWEST_HELD = 4
+MOST_HELD = 64_000_000
+"""Bytes of samples that are held in memory for measuring, but for the fewest."""
+MOST_MADE_UP = 16
+
 
 @dataclass(frozen=True)
 class Options:
@@ -39,8 +44,8 @@ class Options:
     ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``observer``: how ranges are taken from statistics.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
-    ``samples``: how many samples speed and agreement are measured on. ``after``: called as ``after(pass, graph)``.
-    ``progress``: called as ``progress(stage, done, total)``.
+    ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
+    ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done, total)``.
     """
 
     cpu: str = "auto"
@@ -51,7 +56,7 @@ class Options:
     timing: bool = True
     passes: tuple[str, ...] = ()
     threads: int = 1
-    samples: int = 16
+    samples: int = 64
     after: Callable[[Pass, ir.Graph], None] | None = None
     progress: Callable[[str, int, int | None], None] | None = None
 
@@ -315,15 +320,14 @@ class Compilation:
         """The samples that speed and agreement are measured on; made up where the user gave none, and none at all
         where what can be made up is nothing that the source takes."""
         if not hasattr(self, "_feeds"):
-            samples = self.data or self._made_up()
-            self._feeds = list(islice(samples, self.options.samples))
+            self._feeds = self._made_up() if self.data is None else spread(self.data, self.options.samples)
         return self._feeds
 
     def _made_up(self) -> list[Feed]:
         feeds: list[Feed] = []
         with session(self.source, threads=self.options.threads) as source:
             try:
-                for feed in random_samples(self.source.inputs, self.options.samples):
+                for feed in random_samples(self.source.inputs, min(self.options.samples, MOST_MADE_UP)):
                     run(source, feed)
                     feeds.append(feed)
             except (DataError, ModelError) as error:
@@ -343,6 +347,7 @@ class Compilation:
         self, statistics: calibrate.Statistics | None, candidate: Candidate, found: Measured, warnings: list[str]
     ) -> Result:
         graph, plan, feeds = candidate.graph, candidate.plan, self.feeds()
+        origin = "given" if self.data is not None else "random"
         report = Report(
             model=self.name,
             target=self.target.name,
@@ -353,7 +358,7 @@ class Compilation:
             compiled_bytes=ir.weight_bytes(graph),
             speed=found.speed,
             outputs=found.outputs,
-            samples=f"{len(feeds)} {'given' if self.data is not None else 'random'} samples" if feeds else "no samples",
+            samples=f"{found.samples} {origin} samples" if feeds else "no samples",
             warnings=list(warnings),
         )
         if not feeds:
@@ -372,6 +377,16 @@ class Compilation:
 
     def diagnostics(self) -> list[Diagnostic]:
         return [d for run in self.runs for d in run.result.diagnostics]
+
+
+def spread(samples: Samples, most: int) -> list[Feed]:
+    """Up to ``most`` of the samples, as far as they may be held in memory, evenly spaced where it is known how many
+    there are: neighbours tend to be alike."""
+    first = next(iter(samples))
+    size = sum(array.nbytes for array in first.values())
+    most = min(most, max(FEWEST_HELD, MOST_HELD // max(size, 1)))
+    step = max(1, (samples.count or 0) // most)
+    return list(islice(samples, 0, step * most, step))
 
 
 def without_range(

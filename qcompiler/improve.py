@@ -35,34 +35,37 @@ BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
 SHARE_OF_FLOAT = 0.8
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
-WORTH_A_RANGE = 0.02
+WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
-OTHER_RANGES = 3
-MOST_RANGES = 6
+OTHER_RANGES = 5
+MOST_RANGES = 12
 RANGE_SAMPLES = 3
 """Samples that other ranges are tried on."""
 WALK_SAMPLES = 6
 """Samples that it is measured on how many operators to leave in float."""
-PREFIXES = (1, 2, 4, 7, 11, 16, 22, 28, 34, 40, 46, 52, 57, 61, 64, 67, 70, 73, 76, 79, 82)
-"""How many actions are tried together."""
+STEPS = (12, 3)
+"""Steps in how many actions are tried together: first over all of them, then around the best of these."""
 SAMPLES = 4
 """Samples that sensitivity is measured on."""
-SECONDS = 4.0
+SECONDS = 3.0
 """Spent on measuring sensitivity, and as much on other ranges: large models are measured less finely."""
-SWITCHED = 1.5
-"""Times as long as the float model takes the one that holds every tensor plain and rounded."""
+SWITCHED = 0.5
+"""Part of a float run that the effect of one switch takes: see ``Switchboard``."""
+WALK_TRIES = 14
+"""How many numbers of actions these steps come to, about."""
 MOST_ACTIONS = 90
 """Actions looked at closely: those whose tensors make the most noise."""
 
 
 def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float, float]]:
-    """Ranges around the plan's: out to the extremes, halfway there, and cut closer."""
+    """Ranges around the plan's: out to the extremes, halfway there, and cut closer by some tenths."""
     assert quant.scale is not None and quant.zero_point is not None
     first, last = quant.scheme.code_range
     step, offset = float(quant.scale), int(quant.zero_point)
     low, high = (first - offset) * step, (last - offset) * step
     far = min(seen.smallest, low), max(seen.largest, high)
-    return [far, ((low + far[0]) / 2, (high + far[1]) / 2), (low * 0.8, high * 0.8)]
+    closer = [(low * share, high * share) for share in (0.9, 0.8, 0.65)]
+    return [far, ((low + far[0]) / 2, (high + far[1]) / 2), *closer]
 
 
 def worth(decibels: float, slowdown: float) -> float:
@@ -182,9 +185,10 @@ def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dic
 
 @dataclass(frozen=True)
 class Option:
-    """Nodes to leave in float, with the reason, and what that is predicted to be worth."""
+    """Nodes to leave in float, with the reason, the fidelity in dB that is predicted of it and what it is worth."""
 
     kept: Mapping[str, str]
+    decibels: float
     worth: float
 
 
@@ -209,8 +213,7 @@ class Improver:
         self.place, self.allowed = place, allowed
         self.runs = max(1, int(SECONDS / (SWITCHED * profiles[0].total)))
         self.cost = cost_of(graph, plan, *profiles, statistics)
-        self.outputs = measuring_points(graph)
-        self.points = before_softmax(graph, self.outputs)
+        self.points = before_softmax(graph, measuring_points(graph))
         self.groups = groups_of(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in self.groups]
@@ -268,7 +271,7 @@ class Improver:
 
         Actions are ordered by what they would buy for their time if noise and time just added up. How many of them to
         take is then measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's
-        fidelity in dB over all samples; what fewer samples tell is shifted to agree with it.
+        fidelity in dB at the outputs; what the switches tell, on few samples and before a Softmax, is shifted to agree.
         """
         noise = Noise({**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)})
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
@@ -276,20 +279,32 @@ class Improver:
         groups = [*(group & quants.keys() for group in self.groups), *(frozenset([name]) for name in sorted(weights))]
         trials = [{name: quants[name] for name in group} for group in groups]
         order = self.ordered(plan, noise)
-        feeds = spaced(self.feeds, max(1, min(WALK_SAMPLES, self.runs // len(PREFIXES))))
-        counts = [0, *(count for count in PREFIXES if count < len(order)), len(order)]
-        tried: list[tuple[Plan, float]] = []
-        with Switchboard(self.graph, plan, trials, list(self.outputs), feeds) as board:
-            for count in counts:
-                trial = self.without(plan, (name for action in order[:count] for name in action))
-                rounded = {site.tensor for site in trial.sites}
-                noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
-                worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
-                tried.append((trial, -10.0 * math.log10(worst) if worst > 0.0 else ENOUGH))
+        feeds = spaced(self.feeds, max(2, min(WALK_SAMPLES, self.runs // WALK_TRIES)))
+        tried: dict[int, tuple[Plan, float]] = {}
+        with Switchboard(self.graph, plan, trials, list(self.points), feeds) as board:
+
+            def tried_with(count: int) -> float:
+                """What the first ``count`` actions are worth; measured once."""
+                if count not in tried:
+                    trial = self.without(plan, (name for action in order[:count] for name in action))
+                    rounded = {site.tensor for site in trial.sites}
+                    noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
+                    worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.points.items())
+                    tried[count] = trial, -10.0 * math.log10(worst) if worst > 0.0 else ENOUGH
+                trial, decibels = tried[count]
+                if self.seconds(trial) >= self.allowed:
+                    return -math.inf
+                return worth(decibels + measured - tried[0][1], self.seconds(trial) / self.seconds(plan))
+
+            tried_with(0)
+            best, reach = 0, len(order)
+            for step in STEPS:
+                around = range(max(0, best - reach), min(len(order), best + reach) + 1, step)
+                best, reach = max(around, key=tried_with), step
         shift = measured - tried[0][1]
         found: list[Option] = []
         sure = math.inf
-        for trial, decibels in reversed(tried[1:]):
+        for _, (trial, decibels) in sorted(tried.items(), reverse=True)[:-1]:
             # More in float is rarely worse: where few samples say so, they were lucky with less.
             sure = min(sure, decibels + shift, ENOUGH)
             slowdown = max(self.seconds(trial) / self.seconds(plan), 1e-3)
@@ -297,7 +312,7 @@ class Improver:
                 reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
                 kept = dict.fromkeys(sorted(plan.intended - trial.intended), reason)
                 if not found or found[-1].kept.keys() != kept.keys():
-                    found.append(Option(kept, worth(sure, slowdown)))
+                    found.append(Option(kept, sure, worth(sure, slowdown)))
         return found[::-1]
 
     def ordered(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:

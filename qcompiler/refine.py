@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
+import numpy as np
 
 from qcompiler import improve, ir
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.points import measuring_points
-from qcompiler.runtime import Feed, processors, run, session
+from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.sensitivity import with_outputs
 from qcompiler.verify import fused, numbers, profile, timing
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 MOST_ROUNDS = 4
 FIDELITY_SECONDS = 2.0
 """Float runs of this much time are what each plan is judged on, four at least."""
-OPTIONS_SKIPPED = 3
-"""Options passed over when one that was built turns out to fall short of the floor."""
+FIDELITY_BYTES = 64e6
+"""Outputs of the float model that are kept for it, about."""
 OPTIONS_BUILT = 4
 """Options that are built and measured at most."""
 PROFILE_SECONDS = 1.0
@@ -115,10 +116,9 @@ class Refiner:
         if plan is None or self.ctx.statistics is None:
             return candidate
         feeds = self.feeds
-        points = measuring_points(compilation.graph)
-        if not points or not plan.intended:
+        if not self.points or not plan.intended:
             return candidate
-        before = self.fidelity(candidate, points)
+        before = self.fidelity(candidate)
         if before >= improve.ENOUGH:
             return candidate
         with session(compilation.source) as source, session(candidate.graph) as own:
@@ -136,7 +136,7 @@ class Refiner:
         ranged = improver.with_better_ranges()
         if ranged.ranges != plan.ranges:
             trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
-            decibels = self.fidelity(trial, points)
+            decibels = self.fidelity(trial)
             if decibels > before:
                 candidate, before = trial, decibels
         assert candidate.plan is not None
@@ -145,20 +145,16 @@ class Refiner:
         first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
         if options and options[first].worth <= most and before >= improve.FLOOR:
             return candidate
-        # Predictions are coarse: up until what is built reaches the floor, then back while it still does.
-        index, step, left = first, OPTIONS_SKIPPED, OPTIONS_BUILT
-        while 0 <= index < len(options) and left:
+        index, tried = first, set[int]()
+        while index < len(options) and index not in tried and len(tried) < OPTIONS_BUILT:
+            tried.add(index)
             kept = dict(options[index].kept)
             trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
-            decibels = self.fidelity(trial, points)
+            decibels = self.fidelity(trial)
             value = improve.worth(decibels, 1.0 / self.ratio(candidate, trial))
             if value > most:
                 best, most = trial, value
-            if decibels >= improve.FLOOR:
-                step = -1
-            elif step < 0:
-                break
-            index, left = index + step, left - 1
+            index = reaching(options, index, decibels)
         return best
 
     def profile(self, graph: ir.Graph) -> profile.Profile:
@@ -168,13 +164,32 @@ class Refiner:
             self.profiles[graph] = profile.measure(graph, self.compilation.feeds(), runs)
         return self.profiles[graph]
 
-    def fidelity(self, candidate: Candidate, points: dict[str, float]) -> float:
+    @functools.cached_property
+    def points(self) -> dict[str, float]:
+        """Where fidelity is judged: see ``measuring_points``."""
+        return measuring_points(self.compilation.graph)
+
+    @functools.cached_property
+    def expected(self) -> list[list[np.ndarray]]:
+        """What the float graph holds at the points, for as many of the samples as are affordable."""
+        names, taken = list(self.points), 0
+        found: list[list[np.ndarray]] = []
+        with session(with_outputs(self.compilation.graph, names)) as plain:
+            for outputs in side_by_side(lambda feed: run(plain, feed, names), self.feeds):
+                found.append(outputs)
+                taken += sum(array.nbytes for array in outputs)
+                if taken > FIDELITY_BYTES:
+                    break
+        return found
+
+    def fidelity(self, candidate: Candidate) -> float:
         """Decibels of the worst output over the samples, or of the worst part of one with what it is allowed."""
-        graph, names = self.compilation.graph, list(points)
-        with session(with_outputs(graph, names), threads=processors()) as plain:
-            with session(with_outputs(candidate.graph, names), threads=processors()) as own:
-                errors = numbers.compare(plain, own, self.feeds)
-        return min((error.sqnr + points.get(error.name, 0.0) for error in errors), default=math.inf)
+        found = numbers.Comparison(list(self.points))
+        with session(with_outputs(candidate.graph, found.names)) as own:
+            outputs = side_by_side(lambda feed: run(own, feed, found.names), self.feeds[: len(self.expected)])
+            for wanted, actual in zip(self.expected, outputs):
+                found.add(wanted, actual)
+        return min((error.sqnr + self.points[error.name] for error in found.errors()), default=math.inf)
 
     def unsolved(self, plan: Plan) -> Plan:
         """The placement that respects the plan's kept nodes; asked for often, so past the pipeline's checks."""
@@ -225,7 +240,17 @@ class Refiner:
         """How much faster the trial is than the base."""
         feeds = self.compilation.feeds()
         with session(base.graph) as a, session(trial.graph) as b:
-            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.8)["trial"].speedup
+            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6)["trial"].speedup
+
+
+def reaching(options: Sequence[improve.Option], built: int, decibels: float) -> int:
+    """The option to build next, after one that was built measured ``decibels``: the least that reaches the floor if all
+    predictions are wrong by as much. ``len(options)`` when none does."""
+    wanted = options[built].decibels + improve.FLOOR - decibels
+    enough = [index for index, option in enumerate(options) if option.decibels >= wanted and index != built]
+    if decibels < improve.FLOOR:
+        return next((index for index in enough if index > built), len(options))
+    return next((index for index in enough if index < built), len(options))
 
 
 def regions_of(plan: Plan) -> list[set[str]]:

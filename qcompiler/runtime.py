@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -16,6 +19,8 @@ from qcompiler import ir, native
 from qcompiler.errors import ModelError, VerificationError
 
 Feed = dict[str, np.ndarray]
+T = TypeVar("T")
+R = TypeVar("R")
 
 _LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -90,3 +95,19 @@ def run(model: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None =
         return model.run(outputs, feed)
     except Exception as error:  # as above
         raise ModelError("the model fails on this sample", why=str(error)) from None
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``work`` done on each of the items, in their order, by as many threads as there are processors.
+
+    With sessions of one thread each, this keeps processors busier than one session with several threads would, whose
+    threads wait for one another at every node.
+    """
+    with ThreadPoolExecutor(processors()) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > processors():  # a few ahead, so that results do not pile up
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,6 +1,6 @@
 """How much each quantized part of a model disturbs its outputs, measured without building a model for each.
 
-One float graph holds every quantized tensor twice, plain and rounded, and a switch for each group of them. With one
+The float graph holds every quantized tensor twice, plain and rounded, with a switch for each group of them. With one
 switch on, the error at the outputs is that group's own; to first order errors of different groups add up in power.
 """
 
@@ -13,18 +13,25 @@ from contextlib import ExitStack
 import numpy as np
 
 from qcompiler import ir, numerics
-from qcompiler.plan import Plan, TensorQuant
-from qcompiler.runtime import Feed, processors, run, session
+from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.runtime import Feed, run, session, side_by_side
 
 SWITCH = "qcompiler_switch"
+MOST_SEGMENTS = 8
+NODES_A_SEGMENT = 12
+MOST_KEPT = 96_000_000
+"""Bytes of what segments return that are kept, but for the first feed's; further feeds are left out."""
 
 
 class Switchboard:
-    """One session of the float graph with a switch for each of ``trials``, mappings of tensors to representations.
+    """The float graph with a switch for each of ``trials``, mappings of tensors to representations.
 
     ``graph`` is the cleaned float graph of ``plan``, whose sites say where a tensor is read in codes. A tensor may
     occur in several trials, represented differently in each; the last one that is on counts. ``points`` are float
     tensors of the outermost graph. Use it in a ``with`` statement.
+
+    The graph is run in segments. What the plain ones return is kept, so a switch costs the run of the segment that it
+    is in and of those that depend on it.
     """
 
     def __init__(
@@ -35,12 +42,22 @@ class Switchboard:
         points: Sequence[str],
         feeds: Sequence[Feed],
     ) -> None:
-        self.count, self.points, self.feeds = len(trials), list(points), list(feeds)
+        self.points = list(points)
         self._stack = ExitStack()
-        switchable = _switched(with_outputs(graph, self.points), plan, trials)
-        self._model = self._stack.enter_context(session(switchable, threads=processors()))
-        off = np.zeros(self.count, bool)
-        self._plain = [run(self._model, {**feed, SWITCH: off}, self.points) for feed in self.feeds]
+        count = max(1, min(MOST_SEGMENTS, len(graph.nodes) // NODES_A_SEGMENT))
+        try:
+            pieces = ir.segments(graph, count, self.points)
+            self._segments = [_Segment(self._stack, piece, plan, trials, self.points) for piece in pieces]
+            self._plain: list[Feed] = []
+            room = MOST_KEPT
+            for values in side_by_side(self._values, feeds):
+                self._plain.append(values)
+                room -= sum(array.nbytes for array in self._plain[-1].values())
+                if room < 0:
+                    break
+        except BaseException:
+            self._stack.close()
+            raise
 
     def __enter__(self) -> Switchboard:
         return self
@@ -48,16 +65,79 @@ class Switchboard:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def _values(self, feed: Feed) -> Feed:
+        """The feed with all that the plain segments return."""
+        values = dict(feed)
+        for segment in self._segments:
+            values.update(segment.run(values, ()))
+        return values
+
     def noise(self, switched: Iterable[int], feeds: int | None = None) -> dict[str, float]:
         """The noise-to-signal power ratio at each point with these trials on, over the first ``feeds`` feeds."""
-        on = np.zeros(self.count, bool)
-        on[list(switched)] = True
-        signal, noise = dict.fromkeys(self.points, 0.0), dict.fromkeys(self.points, 0.0)
-        for feed, plain in list(zip(self.feeds, self._plain))[:feeds]:
-            for name, value, reference in zip(self.points, run(self._model, {**feed, SWITCH: on}, self.points), plain):
-                signal[name] += _power(reference)
-                noise[name] += _power(value.astype(np.float64) - reference)
-        return {name: noise[name] / signal[name] if signal[name] else 0.0 for name in self.points}
+        on = frozenset(switched)
+        parts = list(side_by_side(lambda plain: self._powers(plain, on), self._plain[:feeds]))
+        signal, noise = (np.sum([part[side] for part in parts], axis=0) for side in (0, 1))
+        return {name: n / s if s else 0.0 for name, s, n in zip(self.points, signal.tolist(), noise.tolist())}
+
+    def _powers(self, plain: Feed, on: frozenset[int]) -> tuple[list[float], list[float]]:
+        """Of one feed, the power of each point, and that of its error with these trials on."""
+        changed: Feed = {}
+        for segment in self._segments:
+            if on & segment.trials or segment.reads & changed.keys():
+                changed.update(segment.run({**plain, **changed}, on))
+        signal = [_power(plain[name]) for name in self.points]
+        errors = [_power(changed[n].astype(np.float64) - plain[n]) if n in changed else 0.0 for n in self.points]
+        return signal, errors
+
+
+class _Segment:
+    """A part of the graph, plain and with the switches that are in it."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        graph: ir.Graph,
+        plan: Plan,
+        trials: Sequence[Mapping[str, TensorQuant]],
+        points: Sequence[str],
+    ) -> None:
+        self.reads = frozenset(tensor.name for tensor in graph.inputs)
+        self.outputs = [tensor.name for tensor in graph.outputs]
+        sites = _sites_in(graph, plan)
+        own = [(index, {n: q for n, q in trial.items() if n in sites}) for index, trial in enumerate(trials)]
+        own = [(index, trial) for index, trial in own if trial]
+        self.trials = frozenset(index for index, _ in own)
+        self._places = {index: place for place, (index, _) in enumerate(own)}
+        self._plain = stack.enter_context(session(graph))
+        self._switched = self._plain
+        if own:
+            switchable = _switched(graph, sites, [trial for _, trial in own])
+            self._switched = stack.enter_context(
+                session(
+                    switchable,
+                )
+            )
+
+    def run(self, values: Feed, on: Iterable[int]) -> Feed:
+        """What the segment returns, with those of its trials on that are in ``on``."""
+        feed = {name: values[name] for name in self.reads}
+        switches = np.zeros(len(self._places), bool)
+        for index in self.trials.intersection(on):
+            switches[self._places[index]] = True
+        if not switches.any():
+            return dict(zip(self.outputs, run(self._plain, feed, self.outputs)))
+        return dict(zip(self.outputs, run(self._switched, {**feed, SWITCH: switches}, self.outputs)))
+
+
+def _sites_in(graph: ir.Graph, plan: Plan) -> dict[str, list[Site]]:
+    """The plan's sites that are in this segment, by tensor."""
+    nodes = {node.name for _, node in ir.all_nodes(graph)}
+    made = {tensor.name for _, node in ir.all_nodes(graph) for tensor in node.outputs}
+    found: dict[str, list[Site]] = {}
+    for site in plan.sites:
+        if site.node in nodes or (not site.node and site.tensor in made):
+            found.setdefault(site.tensor, []).append(site)
+    return found
 
 
 def contributions(
@@ -122,11 +202,13 @@ def _power(values: np.ndarray) -> float:
     return float(np.sum(finite * finite))
 
 
-def _switched(graph: ir.Graph, plan: Plan, trials: Sequence[Mapping[str, TensorQuant]]) -> ir.Graph:
+def _switched(
+    graph: ir.Graph, sites: Mapping[str, Sequence[Site]], trials: Sequence[Mapping[str, TensorQuant]]
+) -> ir.Graph:
+    graph = ir.clone(graph)
     namer = ir.Namer(graph)
     nodes = {node.name: node for _, node in ir.all_nodes(graph)}
     tensors = ir.all_tensors(graph)
-    sites = plan.tensors()
     switches = ir.Variable(SWITCH, np.dtype(bool), [len(trials)])
     graph.inputs.append(switches)
     chosen: dict[str, ir.Tensor] = {}
@@ -167,9 +249,7 @@ def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, namer: ir.N
     zero_point = ir.Constant(namer(f"{tensor.name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype))
     codes = ir.Variable(namer(f"{tensor.name}_codes"), np.dtype(quant.scheme.dtype), tensor.shape)
     value = ir.Variable(namer(f"{tensor.name}_rounded"), np.dtype(np.float32), tensor.shape)
-    where.nodes.append(
-        ir.Node("QuantizeLinear", namer("round"), inputs=[tensor, scale, zero_point], outputs=[codes])
-    )
+    where.nodes.append(ir.Node("QuantizeLinear", namer("round"), inputs=[tensor, scale, zero_point], outputs=[codes]))
     where.nodes.append(
         ir.Node("DequantizeLinear", namer("unround"), inputs=[codes, scale, zero_point], outputs=[value])
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime as ort
 
 from qcompiler import improve, ir
 from qcompiler.calibrate import Statistics
@@ -13,7 +16,7 @@ from qcompiler.explain import loudest
 from qcompiler.plan import Plan
 from qcompiler.refine import NOISE, Candidate
 from qcompiler.report import OutputRecord, SpeedRecord
-from qcompiler.runtime import session
+from qcompiler.runtime import Feed, run, session
 from qcompiler.verify import numbers, timing
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ UNCHANGED = "left as it was"
 """The action of a decision to return the source itself."""
 FAITHFUL = 15.0
 """Fidelity in dB below which an output is warned about."""
+AGREEMENT_SECONDS = 2.0
+"""Runs of the source of this much time are what outputs are compared over, a few at least."""
+LEAST_SAMPLES = 4
 EXPLAINING = 3.0
 """Seconds that may go into finding out what makes an output unfaithful."""
 MOST_NAMED = 3
@@ -30,10 +36,11 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """A graph beside the source, over the samples. ``speed`` is None where time is not to be measured."""
+    """A graph beside the source, over this many samples. ``speed`` is None where time is not to be measured."""
 
     outputs: list[OutputRecord]
     speed: SpeedRecord | None
+    samples: int
 
     def unfaithful(self) -> list[OutputRecord]:
         return [output for output in self.outputs if output.sqnr < FAITHFUL]
@@ -43,9 +50,11 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
     options, feeds = compilation.options, compilation.feeds()
     with compilation.stages("measure"), session(compilation.source, threads=options.threads) as source:
         with session(graph, threads=options.threads) as compiled:
+            if options.timing:
+                feeds = improve.spaced(feeds, affordable(source, feeds))
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
             if not options.timing or not feeds:
-                return Measured(outputs, None)
+                return Measured(outputs, None, len(feeds))
             found = timing.interleaved({"source": source, "compiled": compiled}, feeds)["compiled"]
     speed = SpeedRecord(
         source_ms=found.median * found.speedup * 1e3,
@@ -56,7 +65,16 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
         threads=options.threads,
         rounds=found.rounds,
     )
-    return Measured(outputs, speed)
+    return Measured(outputs, speed, len(feeds))
+
+
+def affordable(source: ort.InferenceSession, feeds: Sequence[Feed]) -> int:
+    """On how many of the samples the source can be run in about ``AGREEMENT_SECONDS``, a few at least."""
+    start = time.perf_counter()
+    for feed in feeds[:LEAST_SAMPLES]:
+        run(source, feed)
+    seconds = (time.perf_counter() - start) / LEAST_SAMPLES
+    return max(LEAST_SAMPLES, int(AGREEMENT_SECONDS / max(seconds, 1e-6)))
 
 
 def settled(

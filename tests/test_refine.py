@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from pass_helpers import program
 from planned import placed, weights
 
 import qcompiler
+from qcompiler import improve
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.plan import Plan
-from qcompiler.refine import Candidate, regions_of
+from qcompiler.refine import Candidate, reaching, regions_of
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
@@ -65,3 +67,21 @@ def test_a_given_plan_is_written_as_it_is() -> None:
     again = qcompiler.compile(source, data, plan=first.plan)  # with timing: nothing is decided anew
     assert again.plan == first.plan
     assert again.model.SerializeToString() == first.model.SerializeToString()
+
+OPTIONS = [improve.Option({}, decibels, 0.0) for decibels in (10.0, 12.0, 15.0, 15.0, 30.0)]
+
+
+@pytest.mark.parametrize(
+    ("built", "measured", "following"),
+    [
+        (0, 17.0, 2),  # 3 dB short: the first option that is predicted to be 3 dB better
+        (0, 21.0, 5),  # reached, and there is none with less
+        (3, 24.0, 1),  # 4 dB to spare: 11 dB would do as predictions go
+        (3, 20.5, 2),  # equally good, and less
+        (4, 5.0, 5),  # nothing better is left
+        (2, 19.0, 4),
+    ],
+)
+def test_what_was_measured_corrects_what_is_built_next(built: int, measured: float, following: int) -> None:
+    assert improve.FLOOR == 20.0
+    assert reaching(OPTIONS, built, measured) == following

@@ -7,7 +7,7 @@ import pytest
 from pass_helpers import program
 from planned import feeds, solved, weights
 
-from qcompiler import ir
+from qcompiler import ir, sensitivity
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import PerTensor, Scheme
 from qcompiler.sensitivity import _halved, contributions
@@ -85,3 +85,20 @@ def test_contributions_add_up_to_what_all_of_them_do() -> None:
     predicted = sum(part["y"] for part in contributions(graph, plan, trials, ["y"], samples))
     (together,) = contributions(graph, plan, [{k: v for trial in trials for k, v in trial.items()}], ["y"], samples)
     assert abs(10 * np.log10(predicted / together["y"])) < 2.0
+
+
+def test_in_segments_each_rounding_makes_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, trials = plan_and_trials([0.5 * 0.7**i for i in range(LAYERS - 1)])
+    points = ["t3", "t7"]
+    whole = contributions(chain(), plan, trials, points, [FEED, {"x": -2 * FEED["x"]}])
+    monkeypatch.setattr(sensitivity, "NODES_A_SEGMENT", 2)
+    assert contributions(chain(), plan, trials, points, [FEED, {"x": -2 * FEED["x"]}]) == whole
+    assert whole[5]["t3"] == 0.0  # t3 is made before
+
+
+def test_only_as_many_feeds_as_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "MOST_KEPT", 1)
+    plan, trials = plan_and_trials([0.1])
+    louder = {"x": 100 * FEED["x"]}
+    both = contributions(chain(), plan, trials, ["t7"], [FEED, louder])
+    assert both == contributions(chain(), plan, trials, ["t7"], [FEED])

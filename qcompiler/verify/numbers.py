@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from qcompiler.runtime import Feed, run
+from qcompiler.runtime import Feed, run, side_by_side
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,52 @@ class _Sums:
     broken: bool = False
 
 
+class Comparison:
+    """Gathers the agreement of the named outputs, sample by sample."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, wanted: Sequence[object], actual: Sequence[object]) -> None:
+        """The outputs of one sample, as the reference and as the compiled model returned them."""
+        for name, a, b in zip(self.names, wanted, actual):
+            if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.dtype.kind not in "fiub":
+                continue
+            one = self._sums.setdefault(name, _Sums())
+            if a.shape != b.shape:
+                one.broken = True
+                continue
+            x, y = a.astype(np.float64), b.astype(np.float64)
+            known, also = np.isfinite(x), np.isfinite(y)
+            one.broken |= not (np.array_equal(known, also) and np.array_equal(x[~known], y[~known], equal_nan=True))
+            x, y = np.where(known, x, 0.0), np.where(also, y, 0.0)
+            one.signal += float(np.sum(x * x))
+            one.power += float(np.sum(y * y))
+            one.product += float(np.sum(x * y))
+            one.noise += float(np.sum((x - y) ** 2))
+            one.largest = max(one.largest, float(np.max(np.abs(x - y), initial=0.0)))
+            same_classes = a.ndim >= 2 and one.classes in (None, a.shape[-1])
+            if a.dtype.kind == "f" and same_classes and a.shape[-1] >= 3:
+                one.classes = a.shape[-1]
+                one.same += int(np.sum(x.argmax(-1) == y.argmax(-1)))
+                one.rows += x.size // x.shape[-1]
+            else:
+                one.classes = -1
+
+    def errors(self) -> list[OutputError]:
+        """One entry for each numeric output, in the order of the names."""
+        return [_error(name, self._sums[name]) for name in self.names if name in self._sums]
+
+
 def compare(
     reference: ort.InferenceSession, compiled: ort.InferenceSession, feeds: Iterable[Feed]
 ) -> list[OutputError]:
     """Runs both over the feeds; one entry for each numeric output, in the reference's order."""
-    names = [output.name for output in reference.get_outputs()]
-    sums: dict[str, _Sums] = {}
-    for feed in feeds:
-        accumulate(sums, names, run(reference, feed), run(compiled, feed, names))
-    return [_error(name, sums[name]) for name in names if name in sums]
-
-
-def accumulate(sums: dict[str, _Sums], names: Sequence[str], wanted: list, actual: list) -> None:
-    for name, a, b in zip(names, wanted, actual):
-        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
-            continue
-        one = sums.setdefault(name, _Sums())
-        if a.shape != b.shape:
-            one.broken = True
-            continue
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        known, also = np.isfinite(x), np.isfinite(y)
-        one.broken |= not (np.array_equal(known, also) and np.array_equal(x[~known], y[~known], equal_nan=True))
-        x, y = np.where(known, x, 0.0), np.where(also, y, 0.0)
-        one.signal += float(np.sum(x * x))
-        one.power += float(np.sum(y * y))
-        one.product += float(np.sum(x * y))
-        one.noise += float(np.sum((x - y) ** 2))
-        one.largest = max(one.largest, float(np.max(np.abs(x - y), initial=0.0)))
-        same_classes = a.ndim >= 2 and one.classes in (None, a.shape[-1])
-        if a.dtype.kind == "f" and same_classes and a.shape[-1] >= 3:
-            one.classes = a.shape[-1]
-            one.same += int(np.sum(x.argmax(-1) == y.argmax(-1)))
-            one.rows += x.size // x.shape[-1]
-        else:
-            one.classes = -1
+    found = Comparison([output.name for output in reference.get_outputs()])
+    for wanted, actual in side_by_side(lambda feed: (run(reference, feed), run(compiled, feed, found.names)), feeds):
+        found.add(wanted, actual)
+    return found.errors()
 
 
 def _error(name: str, one: _Sums) -> OutputError:

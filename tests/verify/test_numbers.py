@@ -17,11 +17,11 @@ NAN, INF = math.nan, math.inf
 
 def error(*pairs: tuple[object, object]) -> OutputError:
     """Of one float output over samples (wanted, found)."""
-    sums: dict = {}
-    for wanted, found in pairs:
-        a, b = (np.asarray(value, np.float32) for value in (wanted, found))
-        numbers.accumulate(sums, ["y"], [a], [b])
-    return numbers._error("y", sums["y"])
+    found = numbers.Comparison(["y"])
+    for wanted, actual in pairs:
+        found.add([np.asarray(wanted, np.float32)], [np.asarray(actual, np.float32)])
+    (one,) = found.errors()
+    return one
 
 
 def test_by_hand() -> None:

@@ -1,0 +1,80 @@
+"""Cuts a graph into pieces that run one after the other, so that a part of a model can be run again on its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qcompiler.ir.graph import Graph, Node, Tensor, Variable, clone, is_constant, sort, subgraphs
+
+_FED = "fiub"
+"""Kinds of numpy dtypes that can be handed from one session to the next."""
+
+
+def segments(graph: Graph, count: int, kept: Sequence[str] = ()) -> list[Graph]:
+    """The graph as at most ``count`` graphs: what one returns, later ones may take as inputs of the same name.
+
+    Cuts are made where little is alive, near even shares of the nodes. A segment returns what later ones read, the
+    graph's outputs and the ``kept`` tensors that it computes; nodes of the outermost graph are never taken apart.
+    """
+    graph = clone(graph)
+    sort(graph)
+    last_use = _last_uses(graph)
+    places = _cuts(graph, count, last_use)
+    returned = {tensor.name for tensor in graph.outputs} | set(kept)
+    found: list[Graph] = []
+    for first, last in zip([0, *places], [*places, len(graph.nodes)]):
+        nodes = graph.nodes[first:last]
+        made = {tensor: None for node in nodes for tensor in node.outputs if tensor.name}
+        own = set(made)
+        read = dict.fromkeys(t for node in nodes for t in _outer_reads(node) if not is_constant(t) and t not in own)
+        piece = Graph(nodes=nodes, name=graph.name, opset=graph.opset, ir_version=graph.ir_version)
+        piece.domains, piece.sources = dict(graph.domains), graph.sources
+        piece.inputs = list(read)
+        piece.outputs = [t for t in made if t.name in returned or last_use.get(t, -1) >= last]
+        found.append(clone(piece))
+    return [piece for piece in found if piece.outputs]
+
+
+def _cuts(graph: Graph, count: int, last_use: dict[Tensor, int]) -> list[int]:
+    """Positions in the order of nodes before which to cut."""
+    total = len(graph.nodes)
+    first_use = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.outputs if tensor.name}
+    changes = np.zeros(total + 1)
+    for tensor, index in first_use.items():
+        end = last_use.get(tensor, index)
+        changes[index + 1 : end + 1] += _size(tensor)
+    places: list[int] = []
+    half = total / (2 * count)
+    for share in range(1, count):
+        low = max(math.ceil(share * total / count - half), places[-1] + 1 if places else 1)
+        high = min(math.floor(share * total / count + half), total - 1)
+        near = [index for index in range(low, high + 1) if np.isfinite(changes[index])]
+        if near:
+            places.append(min(near, key=lambda index: (changes[index], abs(index - share * total / count))))
+    return places
+
+
+def _size(tensor: Tensor) -> float:
+    """Elements of the tensor, an unknown length counting as 32; infinite where it cannot be handed over."""
+    plain = isinstance(tensor, Variable) and tensor.type_proto is None and tensor.dtype is not None
+    if not plain or np.dtype(tensor.dtype).kind not in _FED:
+        return math.inf
+    return math.prod(length if isinstance(length, int) else 32 for length in tensor.shape or (32, 32, 32))
+
+
+def _last_uses(graph: Graph) -> dict[Tensor, int]:
+    return {tensor: index for index, node in enumerate(graph.nodes) for tensor in _outer_reads(node)}
+
+
+def _outer_reads(node: Node) -> Iterator[Tensor]:
+    """The tensors that a node, or a node in one of its subgraphs, takes from outside."""
+    yield from (tensor for tensor in node.inputs if tensor.name)
+    for inner in subgraphs(node):
+        own = set(inner.inputs)
+        own.update(tensor for child in inner.nodes for tensor in child.outputs)
+        for child in inner.nodes:
+            yield from (tensor for tensor in _outer_reads(child) if tensor not in own)
+        yield from (tensor for tensor in inner.outputs if tensor not in own)
