@@ -36,10 +36,13 @@ def last_line(text: str) -> str:
 
 
 def attempt(command: Sequence[str | Path], out: Path, timeout: float, memory_limit: float) -> Attempt:
-    """Run `command`, which is to write `out`, for at most `timeout` seconds and with at most `memory_limit` GB."""
+    """Run `command`, which is to write `out`, for at most `timeout` seconds and with at most `memory_limit` GB.
+
+    It is started in the folder of `out`, so it must name its other files by absolute paths."""
     with tempfile.TemporaryFile("w+") as log:
         wanted = [sys.executable, "-S", __file__, str(timeout), str(memory_limit), *map(str, command)]
-        watched = subprocess.run(wanted, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
+        # Some tools leave files of their own where they are started.
+        watched = subprocess.run(wanted, stdout=subprocess.PIPE, stderr=log, text=True, check=True, cwd=out.parent)
         log.seek(0)
         text = log.read()
     found: dict[str, Any] = json.loads(watched.stdout)

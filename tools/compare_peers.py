@@ -107,7 +107,7 @@ def working_folder(kept: Path | None) -> Iterator[Path]:
             yield Path(folder)
     else:
         kept.mkdir(parents=True, exist_ok=True)
-        yield kept
+        yield kept.resolve()
 
 
 def our_command() -> str:

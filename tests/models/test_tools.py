@@ -21,6 +21,11 @@ def test_attempt_takes_time_and_memory(tmp_path: Path) -> None:
     assert found.seconds > 0 and found.peak_megabytes > 150
 
 
+def test_attempt_works_beside_what_it_makes(tmp_path: Path) -> None:
+    assert run("open('out.onnx', 'w'); open('left', 'w')", tmp_path / "out.onnx").error is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["left", "out.onnx"]
+
+
 def test_memory_of_the_caller_is_not_counted(tmp_path: Path) -> None:
     held = bytearray(b"1") * 400_000_000
     assert run("pass", tmp_path / "out.onnx").peak_megabytes < 100
