@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import calibrate, ir, registry
+from qcompiler import ahead, calibrate, ir, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
@@ -28,7 +28,7 @@ from qcompiler.report import NodeRecord, PassRecord, Report, StageRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
-from qcompiler.target import PRECISIONS, Target, load_target
+from qcompiler.target import Target, load_target
 from qcompiler.verify.checks import Checks
 
 FEWEST_HELD = 4
@@ -41,7 +41,8 @@ MOST_MADE_UP = 16
 class Options:
     """How to compile, beyond what and for which target.
 
-    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``observer``: how ranges are taken from statistics.
+    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
+    (``sm89``). ``observer``: how ranges are taken from statistics.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
     ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
@@ -49,6 +50,7 @@ class Options:
     """
 
     cpu: str = "auto"
+    gpu: str = ""
     observer: str = "mse"
     batch_size: int | None = None
     limit: int | None = None
@@ -136,9 +138,9 @@ class Compilation:
         recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
         options: Options,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise TargetError(f"there is no precision '{precision}'", fix=f"use one of {', '.join(PRECISIONS)}")
-        self.target = load_target(target, options.cpu) if isinstance(target, str) else target
+        self.target = (load_target(target, options.cpu) if isinstance(target, str) else target).at(precision)
+        self.kind = self.target.precisions[precision]
+        self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
         self.observer = self.recipe.observer or options.observer
@@ -167,7 +169,7 @@ class Compilation:
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
-        if self.precision == "float":
+        if self.kind.quantize == "none" and self.target.verifier == "onnxruntime":
             return self.finish(None, *settled(self, Candidate(self.lowered(Plan()), None), None))
         if self.graph.opset < OLDEST_OPSET:
             why = next((str(d) for d in self.diagnostics() if d.source == "raise-opset"), "")
@@ -189,6 +191,11 @@ class Compilation:
                 candidate = unchanged(self, plan)
                 return self.finish(None, candidate, measured(self, candidate.graph), [])
         ctx = PassContext(self.target, plan, statistics, self.observers)
+        if self.target.verifier != "onnxruntime":
+            builder = ahead.Builder(self, ctx, replayed)
+            with self.stages("verify"):
+                candidate = builder.refined()
+            return self.finish(statistics, *ahead.finished(self, builder, candidate, statistics))
         refiner = Refiner(self, ctx, replayed)
         with self.stages("verify"):
             candidate = refiner.refined()
@@ -212,7 +219,7 @@ class Compilation:
         ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)), observers=self.observers)
         with self.stages("place"):
             ctx = self.placed(ctx)
-        if self.precision == "int8-dynamic":
+        if self.kind.quantize != "static":
             return self.solved(ctx), None
         with self.stages("calibrate"):
             ctx = self.smoothed(ctx, statistics)
@@ -257,7 +264,7 @@ class Compilation:
         return self._run([self.placing()], self.graph, ctx)
 
     def placing(self) -> Pass:
-        if self.precision == "int8-dynamic":
+        if self.kind.quantize == "dynamic":
             return registry.make("place-dynamic")
         return registry.make("place", {"precision": self.precision})
 

@@ -38,9 +38,10 @@ pipeline_options = shared.together(
 decision_options = shared.together(
     shared.data_options,
     shared.target_options,
-    click.option("--precision", type=click.Choice(shared.PRECISIONS), help="[int8, or the plan's]"),
-    click.option("--observer", type=click.Choice(shared.OBSERVERS), default="mse", show_default=True,
-                 help="How ranges are taken from what was seen."),
+    shared.gpu_option,
+    click.option("--precision", metavar="NAME", help="One of the target's [int8, or the plan's]."),
+    click.option("--observer", type=click.Choice(shared.OBSERVERS),
+                 help="How ranges are taken from what was seen [mse, or the statistics' own]."),
     click.option("--recipe", metavar="FILE.toml", help="Choices of your own: keep_float, observer, observers."),
     click.option("--keep-float", multiple=True, metavar="NODE",
                  help="Leave a node in float: its name, a pattern, or op:TYPE."),
@@ -185,9 +186,17 @@ COMMANDS = (compile_command, plan_command, calibrate_command)
 def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) -> Iterator[tuple[Compilation, Any]]:
     """The compilation that the arguments describe, with progress shown and hooks in place, and its checks."""
     precision = given.get("precision") or "int8"
-    if needs_data and precision == "int8" and not given["data"]:
+    from qcompiler.target import load_target
+
+    target = load_target(given["target"], given["cpu"])
+    if precision not in target.precisions:
+        names = ", ".join(f"'{name}'" for name in target.precisions)
+        raise click.UsageError(
+            f"target {target.name} has no precision '{precision}'; use one of {names}", click.get_current_context()
+        )
+    if needs_data and target.precisions[precision].quantize == "static" and not given["data"]:
         raise DataError(
-            "int8 needs samples to take ranges from", where=model,
+            f"{precision} needs samples to take ranges from", where=model,
             fix="give --data, or use --precision int8-dynamic, which needs none",
         )  # fmt: skip
     from qcompiler.compiler import Compilation, Options
@@ -201,7 +210,8 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
 
         chosen = Options(
             cpu=given["cpu"],
-            observer=given.get("observer", "mse"),
+            gpu=given.get("gpu", ""),
+            observer=given.get("observer") or "mse",
             batch_size=given["batch_size"],
             limit=given["limit"],
             images=shared.image_options(given),
@@ -211,7 +221,7 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
             after=after,
             progress=progress,
         )
-        job = Compilation(model, given["data"], given["target"], precision, recipe_of(given), chosen)
+        job = Compilation(model, given["data"], target, precision, recipe_of(given), chosen)
 
         from qcompiler.verify.checks import Checks
 
