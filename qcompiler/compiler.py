@@ -233,6 +233,17 @@ class Compilation:
         with self.stages("solve"):
             return self.solved(ctx), statistics
 
+    def prepared(self, earlier: calibrate.Statistics | None = None) -> Plan:
+        """Placement and smoothing of the cleaned graph, as far as they go without statistics; smoothing is that of
+        earlier ones where given. The same model, samples and options make the same graph, whichever of the samples are
+        then observed."""
+        with self.stages("place"):
+            ctx = self.placed(PassContext(self.target, Plan()))
+        with self.stages("smooth"):
+            plan = self.smoothed(ctx, earlier).plan
+        assert plan is not None
+        return plan
+
     def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
         """The context after smoothing the graph, and placement of what came of it."""
         assert ctx.plan is not None
@@ -308,11 +319,12 @@ class Compilation:
         ]
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
-        def progress(done: int, total: int | None) -> None:
-            if self.options.progress is not None:
-                self.options.progress("calibrate", done, total)
+        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=self.counted)
 
-        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=progress)
+    def counted(self, done: int, total: int | None) -> None:
+        """Says how many samples are counted."""
+        if self.options.progress is not None:
+            self.options.progress("calibrate", done, total)
 
     def samples(self) -> Samples:
         if self.data is None:

@@ -1,18 +1,27 @@
 """From samples to the ranges of tensors: counting inside ONNX Runtime, statistics that merge, observers."""
 
+from qcompiler.calibrate.calibration import Calibration
+from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
 from qcompiler.calibrate.observers import OBSERVERS, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
+from qcompiler.calibrate.schedulers import scheduler
+from qcompiler.calibrate.shards import Shard, merge_shards
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics, model_key
 
 __all__ = [
     "OBSERVERS",
+    "Calibration",
+    "Checkpoint",
     "Collector",
     "Rows",
+    "Shard",
     "Statistics",
     "TensorStatistics",
     "collect",
+    "merge_shards",
     "model_key",
     "sample_rows",
+    "scheduler",
     "without_sentinels",
 ]

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from qcompiler.cli import compare, compiling, showing
+from qcompiler.cli import calibrating, compare, compiling, merging, showing
 from qcompiler.errors import QCompilerError
 
 
@@ -25,7 +25,7 @@ def cli() -> None:
     """
 
 
-for command in (*compiling.COMMANDS, *compare.COMMANDS, *showing.COMMANDS):
+for command in (*compiling.COMMANDS, *calibrating.COMMANDS, *merging.COMMANDS, *compare.COMMANDS, *showing.COMMANDS):
     cli.add_command(command)
 
 

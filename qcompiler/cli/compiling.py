@@ -1,4 +1,4 @@
-"""compile, plan and calibrate: the commands that go through the stages."""
+"""compile and plan: the commands that go through the stages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qcompiler.progress import bar
 
 if TYPE_CHECKING:
     from qcompiler import ir
+    from qcompiler.calibrate import Statistics
     from qcompiler.compiler import Compilation
     from qcompiler.pipeline import Pass
     from qcompiler.recipe import Recipe
@@ -98,6 +99,7 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
             )
         given["precision"] = plan.precision
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    settle_observer(given, statistics)
     with compilation(model, given, needs_data=plan is None and statistics is None) as (job, checks):
         shared.check_outputs((output, given["report"]), job.source.sources)
         result = job.run(plan, statistics)
@@ -143,6 +145,7 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
     from qcompiler.plan import Plan
 
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    settle_observer(given, statistics)
     with compilation(models[0], given, needs_data=statistics is None) as (job, _):
         shared.check_outputs([output], job.source.sources)
         plan = job.run(None, statistics).plan or Plan()
@@ -155,31 +158,7 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
         )  # fmt: skip
 
 
-@click.command("calibrate")
-@click.argument("model")
-@click.option("-o", "--output", metavar="FILE.npz", required=True, help="Where the statistics go.")
-@shared.data_options
-@shared.target_options
-@pipeline_options
-@reporting_options
-def calibrate_command(model: str, output: str, **given: Any) -> None:
-    """Observe the values inside MODEL over samples, once for many compilations."""
-    if not given["data"]:
-        raise click.UsageError("needs --data: the samples to observe", click.get_current_context())
-    shared.check_outputs([output], (model, given["data"]))
-    with compilation(model, given) as (job, _):
-        shared.check_outputs([output], job.source.sources)
-        job.clean()
-        _, statistics = job.decide()
-        assert statistics is not None  # this is int8
-        statistics.save(output)
-    finish(job, given)
-    if not given["quiet"]:
-        text = f"wrote {output}: {len(statistics.tensors)} tensors over {statistics.samples} samples"
-        shared.console().print(text, markup=False)
-
-
-COMMANDS = (compile_command, plan_command, calibrate_command)
+COMMANDS = (compile_command, plan_command)
 
 
 @contextmanager
@@ -228,6 +207,13 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
         checks = Checks(given["verify"], job.source, job.feeds()[:2] if given["verify"] == "numeric" else ())
         hooks.append(checks)
         yield job, checks
+
+
+def settle_observer(given: dict[str, Any], statistics: Statistics | None) -> None:
+    """Takes the observer that the statistics were taken for; refuses another one that the arguments name."""
+    if statistics is not None:
+        wanted = recipe_of(given).observer or given["observer"]
+        given["observer"] = statistics.chosen_observer(wanted, where=given["stats"])
 
 
 def recipe_of(given: dict[str, Any]) -> Recipe:
