@@ -233,18 +233,20 @@ class Compilation:
         with self.stages("solve"):
             return self.solved(ctx), statistics
 
-    def prepared(self, earlier: calibrate.Statistics | None = None) -> Plan:
+    def prepared(self, earlier: calibrate.Statistics | None = None, *, skip_bad: bool = False) -> Plan:
         """Placement and smoothing of the cleaned graph, as far as they go without statistics; smoothing is that of
         earlier ones where given. The same model, samples and options make the same graph, whichever of the samples are
-        then observed."""
+        then observed. ``skip_bad``: nothing is decided on samples that do not fit, or that the model fails on."""
         with self.stages("place"):
             ctx = self.placed(PassContext(self.target, Plan()))
         with self.stages("smooth"):
-            plan = self.smoothed(ctx, earlier).plan
+            plan = self.smoothed(ctx, earlier, skip_bad=skip_bad).plan
         assert plan is not None
         return plan
 
-    def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
+    def smoothed(
+        self, ctx: PassContext, statistics: calibrate.Statistics | None, *, skip_bad: bool = False
+    ) -> PassContext:
         """The context after smoothing the graph, and placement of what came of it."""
         assert ctx.plan is not None
         if statistics is not None:
@@ -253,7 +255,9 @@ class Compilation:
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
             if statistics is None:
-                rows = calibrate.sample_rows(self.graph, smooth.wanted(self.graph, ctx.plan), self.samples())
+                feeds = self.samples().good() if skip_bad else self.samples()
+                wanted = smooth.wanted(self.graph, ctx.plan)
+                rows = calibrate.sample_rows(self.graph, wanted, feeds, skip_bad=skip_bad)
                 ctx = replace(ctx, rows=rows)
             ctx = self.placed(self._run([smooth], self.graph, ctx))
         return replace(ctx, rows=None)

@@ -3,7 +3,7 @@
 from qcompiler.calibrate.calibration import Calibration
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
-from qcompiler.calibrate.observers import OBSERVERS, without_sentinels
+from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.schedulers import scheduler
 from qcompiler.calibrate.shards import Shard, merge_shards
@@ -18,10 +18,12 @@ __all__ = [
     "Shard",
     "Statistics",
     "TensorStatistics",
+    "clipped",
     "collect",
     "merge_shards",
     "model_key",
     "sample_rows",
     "scheduler",
+    "spread",
     "without_sentinels",
 ]

@@ -127,6 +127,7 @@ class DaskScheduler:
     """Counts on the workers of a Dask cluster, which need qcompiler installed. Samples are read here and sent there."""
 
     address: str
+    timeout: str = "20s"
 
     def __post_init__(self) -> None:
         try:
@@ -142,7 +143,7 @@ class DaskScheduler:
 
         content = ir.to_proto(graph).SerializeToString()
         try:
-            client = distributed.Client(self.address, timeout="20s", set_as_default=False)
+            client = distributed.Client(self.address, timeout=self.timeout, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise WorkerError(
                 "no Dask scheduler answers", where=self.address, why=str(error) or type(error).__name__,

@@ -21,6 +21,9 @@ from qcompiler.errors import StatisticsError
 
 FORMAT = 2
 
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, EOFError)
+"""What numpy, zipfile and reading of a header raise on a file that is none of ours, or no longer."""
+
 _TALLIES = ("nan", "positive_infinity", "negative_infinity")
 
 
@@ -251,7 +254,7 @@ class Statistics:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return _decoded(dict(arrays), where)
-        except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError) as error:
+        except _DAMAGED as error:
             raise StatisticsError(
                 "is no statistics file, or damaged", where=where, why=str(error), fix="calibrate again"
             ) from None
@@ -290,7 +293,7 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             None if first < 0 else first,
         )
     smoothing = {name: arrays[f"smoothing_{index}"] for index, name in enumerate(header["smoothing"])}
-    part, parts = (int(number) for number in header["shard"])
+    number, count = (int(part) for part in header["shard"])
     return Statistics(
         tensors,
         str(header["model_key"]),
@@ -299,7 +302,7 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
         smoothing,
         str(header["observer"]),
         {int(index): str(why) for index, why in header["skipped"].items()},
-        (part, parts),
+        (number, count),
         int(header["total"]),
     )
 

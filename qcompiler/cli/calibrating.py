@@ -83,7 +83,7 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
     with compiling.compilation(model, given) as (job, _):
         shared.check_outputs([output, str(checkpoint)], job.source.sources)
         job.clean()
-        plan = job.prepared(earlier)
+        plan = job.prepared(earlier, skip_bad=given["skip_bad"])
         calibration = Calibration(
             job.graph,
             job.observed(plan),

@@ -78,6 +78,10 @@ class Samples:
             raise DataError("there are no samples", where=self.where, fix="give at least one")
         self.count = total
 
+    def good(self) -> Iterator[Feed]:
+        """The feeds that can be read and fit."""
+        return (feed for _, feed in self.numbered(lambda index: True) if not isinstance(feed, DataError))
+
 
 def check_feed(feed: object, inputs: Sequence[ir.Variable], where: str) -> Feed:
     """The feed with every array in the input's own dtype. Raises DataError saying what does not fit.

@@ -12,9 +12,18 @@ import pytest
 from calibrate import graphs
 
 from qcompiler import native
-from qcompiler.calibrate import Calibration, Checkpoint, Shard, Statistics, calibration, merge_shards, scheduler
+from qcompiler.calibrate import (
+    Calibration,
+    Checkpoint,
+    Shard,
+    Statistics,
+    calibration,
+    merge_shards,
+    sample_rows,
+    scheduler,
+)
 from qcompiler.data import Samples, open_samples
-from qcompiler.errors import DataError, StatisticsError, WorkerError
+from qcompiler.errors import DataError, ModelError, StatisticsError, WorkerError
 
 Feed = dict[str, np.ndarray]
 
@@ -247,3 +256,15 @@ def test_a_worker_process_that_dies_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(WorkerError, match="a worker process ended early"):
         of(scheduler=scheduler("local", 2), on_sample=kill).run(samples(feeds() * 20))
+
+
+def test_rows_are_taken_from_samples_that_work() -> None:
+    given = feeds()
+    given[1]["x"] = np.ones(2, np.float32)
+    given[3]["x"] = np.full(3, np.nan, np.float32)
+    good = [feed for index, feed in enumerate(given) if index not in (1, 3)]
+    found = sample_rows(GRAPH, {"a": 0}, samples(given).good(), skip_bad=True)["a"]
+    expected = sample_rows(GRAPH, {"a": 0}, good)["a"]
+    assert np.array_equal(found.values, expected.values) and len(found.values) > 0
+    with pytest.raises(ModelError):
+        sample_rows(GRAPH, {"a": 0}, samples(given).good())
