@@ -34,14 +34,13 @@ class Reader {
     return size > 1;  // with its terminating zero; an input left out has no name
   }
 
-  void expect_count(const Tensor& tensor, const char* name, const std::vector<std::size_t>& expected) const {
-    std::size_t count = 1;
-    std::vector<std::int64_t> shape;
-    for (const std::size_t size : expected) {
-      count *= size;
-      shape.push_back(static_cast<std::int64_t>(size));
-    }
-    if (tensor.count() != count) {
+  // As MatMulNBits does, takes what belongs to blocks as one long row too.
+  void expect_shape(const Tensor& tensor, const char* name, const std::vector<std::size_t>& expected) const {
+    const std::vector<std::int64_t> shape(expected.begin(), expected.end());
+    std::int64_t count = 1;
+    for (const std::int64_t size : shape) count *= size;
+    const bool flat = shape.size() == 2 && tensor.shape == std::vector<std::int64_t>{count};
+    if (tensor.shape != shape && !flat) {
       refuse(std::string(name) + " has the shape " + shape_text(tensor.shape) + " where K, N and block_size make it " +
              shape_text(shape));
     }
@@ -69,12 +68,12 @@ Int4Source read_int4_source(const ort::Api& api, const ort::KernelInfo* info, st
 
   const Tensor weights = reader.constant(first, "B");
   if (weights.type != ort::kUint8) reader.refuse("B is not uint8");
-  reader.expect_count(weights, "B", {source.columns, source.groups(), source.group_bytes()});
+  reader.expect_shape(weights, "B", {source.columns, source.groups(), source.group_bytes()});
   source.weights = static_cast<const std::uint8_t*>(weights.data);
 
   const Tensor scales = reader.constant(first + 1, "scales");
   if (scales.type != ort::kFloat && scales.type != ort::kFloat16) reader.refuse("scales is neither float32 nor float16");
-  reader.expect_count(scales, "scales", {source.columns, source.groups()});
+  reader.expect_shape(scales, "scales", {source.columns, source.groups()});
   source.scales = scales.data;
   source.half_scales = scales.type == ort::kFloat16;
   if (const std::string why = check_int4_scales(source); !why.empty()) reader.refuse(why);
@@ -82,7 +81,7 @@ Int4Source read_int4_source(const ort::Api& api, const ort::KernelInfo* info, st
   if (reader.has_input(first + 2)) {
     const Tensor zero_points = reader.constant(first + 2, "zero_points");
     if (zero_points.type != ort::kUint8) reader.refuse("zero_points is not uint8");
-    reader.expect_count(zero_points, "zero_points", {source.columns, (source.groups() + 1) / 2});
+    reader.expect_shape(zero_points, "zero_points", {source.columns, (source.groups() + 1) / 2});
     source.zero_points = static_cast<const std::uint8_t*>(zero_points.data);
   }
   return source;

@@ -62,7 +62,8 @@ def relative_error(y: np.ndarray, expected: np.ndarray) -> float:
 
 
 SHAPES = [
-    (1, 32, 1), (1, 64, 33), (2, 96, 7), (3, 64, 31), (5, 160, 64), (6, 32, 32), (7, 224, 97), (13, 96, 101), (31, 64, 37),
+    (1, 32, 1), (1, 64, 33), (2, 96, 7), (3, 64, 31), (5, 160, 64), (6, 32, 32), (7, 224, 97), (13, 96, 101),
+    (31, 64, 37),
 ]
 
 
@@ -243,7 +244,7 @@ def test_gather(block: int, zero_points: bool, scales: type, indices: type) -> N
 def test_gather_takes_no_indices_and_an_odd_depth() -> None:
     weights = random_int4_weights(7, 5, 0)
     assert run(gather_int4_model(weights), np.empty((2, 0), np.int64)).shape == (2, 0, 7)
-    assert np.array_equal(run(gather_int4_model(weights), np.int64(3)), weights.values.T[3].astype(np.float32))
+    assert np.array_equal(run(gather_int4_model(weights), np.array(3)), weights.values.T[3].astype(np.float32))
 
 
 def test_an_embedding_and_its_tied_product_share_initializers() -> None:
