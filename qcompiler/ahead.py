@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from qcompiler import ir
+from qcompiler import ir, lint
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import QCompilerError
 from qcompiler.pipeline import PassContext
@@ -95,6 +95,13 @@ class Builder:
         plan = plan.deciding(sorted(left), "left in float", reason)
         ctx = self.compilation.placed(replace(self.ctx, plan=plan))
         return self.built(self.compilation.solved(ctx))
+
+
+def refuse(compilation: Compilation) -> None:
+    """Raises, naming the node, when the target cannot take the model: before minutes go into calibration."""
+    lint.refuse(compilation.source, compilation.target, compilation.name)
+    if tensorrt.installed():
+        tensorrt.parse(compilation.graph, compilation.name)
 
 
 def between(graph: ir.Graph, products: Sequence[ir.Node]) -> set[str]:

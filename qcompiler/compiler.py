@@ -171,6 +171,8 @@ class Compilation:
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
+        if self.target.verifier != "onnxruntime":
+            ahead.refuse(self)
         if self.kind.quantize == "none" and self.target.verifier == "onnxruntime":
             return self.finish(None, *settled(self, Candidate(self.lowered(Plan()), None), None))
         if self.graph.opset < OLDEST_OPSET:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qcompiler.cli import options as shared
+from qcompiler.cli.engines import verify_engine
 from qcompiler.errors import ModelError, VerificationError
 from qcompiler.progress import bar
 
@@ -41,10 +42,22 @@ measuring_options = shared.together(
 @click.option("--min-cosine", type=float, metavar="C", help="Least cosine of each output.")
 @click.option("--min-top1", type=float, metavar="SHARE", help="Least top-1 agreement of outputs with scores, 0 … 1.")
 @click.option("--min-speedup", type=float, metavar="X", help="Least speed, as a multiple of the source's.")
+@click.option("--target", default="ort-cpu", show_default=True, help="A target's name, or the path of its .toml.")
+@click.option("--gpu", multiple=True, metavar="SM", help="Kinds of GPU to build for: sm80, sm89, … [the target's].")
+@click.option("--run", is_flag=True, help="Run it on this machine's GPU too, where the target is one.")
+@click.option("--verbose", is_flag=True, help="Show each layer of the engine.")
 @measuring_options
 def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Hold COMPILED against SOURCE: its outputs, and its speed. Exits with 1 when a bound does not hold."""
+    """Hold COMPILED against SOURCE: its outputs, and its speed. Exits with 1 when a bound does not hold.
+
+    For --target tensorrt an engine is built, which needs no GPU, and every layer of it is shown.
+    """
+    from qcompiler.target import load_target
     from qcompiler.verify import numbers, timing
+
+    target = load_target(given["target"])
+    if target.verifier == "tensorrt":
+        return verify_engine(source, compiled, target, as_json, quiet, given)
 
     with opened({"source": source, "compiled": compiled}, given, quiet) as (sessions, samples, progress):
         before, after = sessions.values()

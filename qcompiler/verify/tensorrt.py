@@ -139,10 +139,7 @@ def build(
         VerificationError: it refuses the model, naming the nodes, or fails on it, or takes longer than ``seconds``.
     """
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
-        if isinstance(model, ir.Graph):
-            path = ir.save(model, Path(folder) / "model.onnx")
-        else:
-            path = Path(model)
+        path = _stored(model, folder)
         shapes = shapes_of(inputs, feeds)
         for tensor in inputs:
             fixed = tensor.shape is not None and all(isinstance(size, int) and size > 0 for size in tensor.shape)
@@ -153,16 +150,56 @@ def build(
                 )  # fmt: skip
         answer = Path(folder) / "answer.json"
         request = {"model": str(path), "gpu": gpu, "answer": str(answer), "shapes": shapes}
-        found = _asked({**request, "values": values_of(inputs, feeds)}, answer, seconds)
+        found = _asked("tensorrt_builder", {**request, "values": values_of(inputs, feeds)}, answer, seconds)
     _check(found, gpu, path.name)
     layers = read(found["log"], found["version"])
     return Engine(gpu, found["version"], layers, found["bytes"], found["seconds"], found["peak_bytes"])
 
 
-def _asked(request: Mapping[str, Any], answer: Path, seconds: float) -> dict[str, Any]:
+def parse(model: ir.Graph, where: str) -> None:
+    """Raises VerificationError, naming the nodes, when TensorRT's parser refuses the model."""
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        answer = Path(folder) / "answer.json"
+        request = {"model": str(_stored(model, folder)), "answer": str(answer)}
+        found = _asked("tensorrt_builder", request, answer, SECONDS)
+    _check(found, "", where)
+
+
+def run(
+    model: str | os.PathLike[str], inputs: Sequence[ir.Variable], feeds: Sequence[Feed], *, seconds: float = SECONDS
+) -> tuple[list[Feed], float]:
+    """The model's outputs for each feed, computed on this machine's GPU, and the seconds that a run takes there.
+
+    Raises:
+        DependencyError: there is no GPU, driver or TensorRT-RTX here.
+        VerificationError: it refuses the model or fails on it.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        stored, outputs, answer = (Path(folder) / name for name in ("feeds.npz", "outputs.npz", "answer.json"))
+        arrays = {f"{index}/{name}": array for index, feed in enumerate(feeds) for name, array in feed.items()}
+        np.savez(stored, **arrays)  # type: ignore[arg-type]
+        request: dict[str, Any] = {"model": str(_stored(model, folder)), "answer": str(answer)}
+        request |= {"shapes": shapes_of(inputs, feeds)}
+        request |= {"values": values_of(inputs, feeds), "feeds": str(stored), "outputs": str(outputs)}
+        request |= {"inputs": [tensor.name for tensor in inputs], "count": len(feeds)}
+        found = _asked("tensorrt_run", request, answer, seconds)
+        if found.get("error") == "missing":
+            raise DependencyError("could not be tried on a GPU", why=found["message"], fix="run it where there is one")
+        _check(found, "this GPU", Path(model).name)
+        with np.load(outputs) as computed:
+            made = [{key.partition("/")[2]: computed[key] for key in computed.files if key.startswith(f"{index}/")}
+                    for index in range(len(feeds))]  # fmt: skip
+    return made, float(found["seconds"])
+
+
+def _stored(model: ir.Graph | str | os.PathLike[str], folder: str) -> Path:
+    return ir.save(model, Path(folder) / "model.onnx") if isinstance(model, ir.Graph) else Path(model)
+
+
+def _asked(module: str, request: Mapping[str, Any], answer: Path, seconds: float) -> dict[str, Any]:
     if not installed():
         raise _missing("it is not installed")
-    command = [sys.executable, "-m", "qcompiler.verify.tensorrt_builder"]
+    command = [sys.executable, "-m", f"qcompiler.verify.{module}"]
     try:
         done = subprocess.run(
             command, input=json.dumps(request), capture_output=True, text=True, timeout=seconds, check=False

@@ -34,11 +34,8 @@ def parsed(trt: Any, logger: Any, model: str) -> tuple[Any, Any, list[dict[str, 
     ]  # fmt: skip
 
 
-def configured(trt: Any, builder: Any, network: Any, request: dict[str, Any]) -> Any:
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, request["gpu"].upper()), 0)
+def profiled(builder: Any, network: Any, request: dict[str, Any]) -> Any:
+    """The shapes, and values of inputs that hold shapes, that the engine is to take."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -46,12 +43,21 @@ def configured(trt: Any, builder: Any, network: Any, request: dict[str, Any]) ->
             profile.set_shape_input(tensor.name, *request["values"][tensor.name])
         elif -1 in tuple(tensor.shape):
             profile.set_shape(tensor.name, *request["shapes"][tensor.name])
-    config.add_optimization_profile(profile)
+    return profile
+
+
+def configured(trt: Any, builder: Any, network: Any, request: dict[str, Any]) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, request["gpu"].upper()), 0)
+    config.add_optimization_profile(profiled(builder, network, request))
     return config
 
 
 def built(request: dict[str, Any]) -> dict[str, Any]:
-    """``error`` says which step failed: ``missing``, ``gpu``, ``parse`` or ``build``."""
+    """``error`` says which step failed: ``missing``, ``gpu``, ``parse`` or ``build``. Without a ``gpu`` the model is
+    only parsed."""
     try:
         trt = package()
     except ImportError as error:
@@ -66,6 +72,9 @@ def built(request: dict[str, Any]) -> dict[str, Any]:
             messages.append((severity.name, message))
 
     answer: dict[str, Any] = {"version": trt.__version__}
+    if "gpu" not in request:
+        refused = parsed(trt, Logger(), request["model"])[2]
+        return {**answer, "error": "parse", "refused": refused} if refused else answer
     known = [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     if request["gpu"] not in known:
         return {**answer, "error": "gpu", "known": known}
