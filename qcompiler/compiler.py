@@ -20,7 +20,7 @@ from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
-from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline, RowsPass
+from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass
 from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
@@ -224,7 +224,21 @@ class Compilation:
                 statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
         with self.stages("solve"):
-            return self.solved(ctx), statistics
+            plan = self.solved(ctx)
+        if self.data is not None:
+            with self.stages("round"):
+                plan = self.rounded(replace(ctx, plan=plan), self.data)
+        return plan, statistics
+
+    def rounded(self, ctx: PassContext, samples: Samples) -> Plan:
+        """The solved plan with its weights rounded as the samples want it."""
+        assert ctx.plan is not None
+        feeds = spread(samples, calibrate.moments.SAMPLES)
+        for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
+            assert isinstance(one, MomentsPass) and ctx.plan is not None
+            moments = calibrate.second_moments(self.graph, one.wanted(self.graph, ctx.plan), feeds)
+            ctx = self._run([one], self.graph, replace(ctx, moments=moments))
+        return ctx.plan
 
     def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
         """The context after smoothing the graph, and placement of what came of it."""
