@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,7 +16,7 @@ from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.saturation import clip_bounds, guaranteed
-from qcompiler.scheme import PerAxis, PerTensor
+from qcompiler.scheme import PerAxis, PerBlock, PerTensor
 from qcompiler.target import Operator, Target, is_float
 
 
@@ -33,6 +34,9 @@ class Place(Pass):
     6. Operators that move values tie their inputs and outputs to the same parameters. What a Concat joins with values
        that reach farther than a Relu, Clip or Sigmoid lets its own has parameters of its own: the Relu would not vanish
        in a Q that has codes for what it cuts off, and such a Q's codes would be wasted on a gate.
+    7. An addition to a quantized operator's result may read its other input, the shortcut, in codes and the result as
+       it is: the operator's kernel then adds it.
+    8. Where only weights are quantized, no activation is.
     """
 
     name: ClassVar[str] = "place"
@@ -43,7 +47,7 @@ class Place(Pass):
         if ctx.target is None:
             raise PassError("needs a target", where=graph.name)
         old = ctx.plan or Plan()
-        found = _Placement(graph, ctx.target, old.kept)
+        found = _Placement(graph, ctx.target, self.precision, old.kept)
         found.choose()
         plan = replace(
             old,
@@ -57,8 +61,9 @@ class Place(Pass):
 
 
 class _Placement:
-    def __init__(self, graph: ir.Graph, target: Target, kept: Iterable[str]) -> None:
+    def __init__(self, graph: ir.Graph, target: Target, precision: str, kept: Iterable[str]) -> None:
         self.target = target
+        self.activations = target.precisions[precision].quantize != "weights"
         self.kept = set(kept)
         self.outputs = ir.output_tensors(graph)
         self.nodes = [node for _, node in ir.all_nodes(graph)]
@@ -73,6 +78,10 @@ class _Placement:
             if node.name in self.kept:
                 continue
             entry = self.target.operator(node)
+            if entry is not None and entry.attention and not in_attention(node):
+                continue
+            if entry is not None and entry.weight is None and not self.activations:
+                continue
             reason = why_not(node, entry, self.target)
             if entry is not None and not reason:
                 candidates[node] = entry
@@ -84,14 +93,38 @@ class _Placement:
                 if entry.output == "required":
                     self.in_codes.add(self.result(node))
         for node, entry in candidates.items():
-            if entry.heavy and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
+            if entry.shortcut and self.shortcut(node, entry) is not None:
+                self.chosen[node] = entry
+        for node, entry in candidates.items():
+            if node in self.chosen and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
                 self.in_codes.add(self.result(node))
         for node, entry in candidates.items():  # in order of computation: 8 bits spread forward
+            if entry.shortcut:
+                continue
             values = [t for t in activations(node, entry) if not ir.is_constant(t)]
             if not entry.heavy and values and all(self.readable(t) for t in values) and not self.is_factor(node):
                 self.chosen[node] = entry
                 self.in_codes.update(self.results(node, entry))
         self.drop_dead_ends()
+
+    def shortcut(self, node: ir.Node, entry: Operator) -> int | None:
+        """Which input of an addition is the shortcut beside a quantized operator's result; None when none is (case 7).
+        """
+        makers = [ir.producer(tensor) for tensor in node.inputs]
+        for index, maker in enumerate(makers):
+            beside = node.inputs[1 - index]
+            if maker is None or maker.op != entry.shortcut or maker not in self.chosen or ir.is_constant(beside):
+                continue
+            if len(node.inputs[index].outputs) == 1 and node.inputs[index] not in self.outputs:
+                return 1 - index
+        return None
+
+    def read(self, node: ir.Node, entry: Operator) -> list[int]:
+        """Indices of the inputs that the node reads in codes."""
+        if entry.shortcut:
+            index = self.shortcut(node, entry)
+            return [] if index is None else [index]
+        return indices(node, entry)
 
     def is_factor(self, node: ir.Node) -> bool:
         """Whether the node only scales a tensor: it vanishes in the DQ before it (case 5)."""
@@ -130,9 +163,9 @@ class _Placement:
             return False
         for node in tensor.outputs:
             entry = candidates.get(node)
-            if entry is None or not any(t is tensor for t in activations(node, entry)):
+            if entry is None or not any(node.inputs[index] is tensor for index in self.read(node, entry)):
                 return False
-            if not entry.heavy:
+            if not entry.heavy and not entry.shortcut:
                 if entry.output != "tied" or len(activations(node, entry)) > 1:
                     return False
                 if not all(self.leads_to_codes(t, candidates) for t in self.results(node, entry)):
@@ -143,7 +176,7 @@ class _Placement:
         """Takes back light operators whose result nobody reads in 8 bits, last ones first."""
         for node in reversed(self.nodes):
             entry = self.chosen.get(node)
-            if entry is None or entry.heavy:
+            if entry is None or entry.heavy or entry.shortcut:
                 continue
             results = self.results(node, entry)
             if not any(self.wanted(t) for t in results):
@@ -152,7 +185,7 @@ class _Placement:
 
     def wanted(self, tensor: ir.Tensor) -> bool:
         for node in tensor.outputs:
-            if node in self.chosen and any(t is tensor for t in activations(node, self.chosen[node])):
+            if node in self.chosen and any(node.inputs[i] is tensor for i in self.read(node, self.chosen[node])):
                 return True
             if self.is_factor(node) and self.wanted(node.outputs[0]):
                 return True
@@ -161,10 +194,9 @@ class _Placement:
     def sites(self) -> Iterator[tuple[Site, TensorQuant]]:
         activation = TensorQuant(self.target.activation)
         for node, entry in self.chosen.items():
-            for index, tensor in enumerate(node.inputs):
-                if (entry.variadic or index in entry.activations) and (
-                    tensor in self.in_codes or not self.readable(tensor)
-                ):
+            for index in self.read(node, entry) if self.activations else ():
+                tensor = node.inputs[index]
+                if tensor in self.in_codes or not self.readable(tensor):
                     yield Site(tensor.name, node.name, index), activation
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
@@ -177,7 +209,7 @@ class _Placement:
                     granularity = PerAxis(0) if per_channel else PerTensor()
                     scheme = replace(self.target.bias, granularity=granularity)
                     yield Site(bias.name, node.name, entry.bias), TensorQuant(scheme)
-        for tensor in self.in_codes:
+        for tensor in self.in_codes if self.activations else ():
             for node in dict.fromkeys(tensor.outputs):
                 for index, read in enumerate(node.inputs):
                     if read is tensor:
@@ -209,8 +241,8 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
     for tensor in activations(node, entry):
         if not is_float(tensor):
             return f"'{tensor.name}' is not float32" if entry.heavy else ""
-    if entry.heavy:
-        weight = node.inputs[entry.weight or 0]
+    if entry.weight is not None:
+        weight = node.inputs[entry.weight]
         if not np.isfinite(weight.values).all():
             return f"weight '{weight.name}' has values that are not finite"
         if weight.values.ndim != 2 and node.op == "MatMul":
@@ -218,9 +250,58 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
         terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)
         if terms < entry.least_depth:
             return f"a product of {terms} terms is not worth rounding"
+        channels = weight.values.shape[:2]
+        if min(channels) < entry.least_channels:
+            return f"with {channels[0]} x {channels[1]} channels it does not fill a kernel"
+        rows = rows_of(node)
+        if rows is not None and rows < entry.least_rows:
+            return "a product of a vector only reads its weight"
+        block = target.weight.granularity
+        if isinstance(block, PerBlock) and node.op in ("Conv", "ConvTranspose"):
+            return "weights in blocks are for products"
+        if isinstance(block, PerBlock) and weight.values.shape[block.axis] % block.size:
+            return f"its {weight.values.shape[block.axis]} terms are no multiple of {block.size}"
     return ""
 
 
+def rows_of(node: ir.Node) -> int | None:
+    """How many rows a product with a constant matrix has for one sample, that is with 1 for a first axis that is free;
+    None where that is not known."""
+    shape = node.inputs[0].shape
+    if not shape or node.op not in ("Gemm", "MatMul"):
+        return None
+    first, *others = shape[:-1] or [1]
+    if not all(isinstance(size, int) for size in others):
+        return None
+    return math.prod([first if isinstance(first, int) else 1, *others])
+
+
+def indices(node: ir.Node, entry: Operator) -> list[int]:
+    read = range(len(node.inputs)) if entry.variadic else entry.activations
+    return [index for index in read if index < len(node.inputs)]
+
+
 def activations(node: ir.Node, entry: Operator) -> list[ir.Tensor]:
-    indices = range(len(node.inputs)) if entry.variadic else entry.activations
-    return [node.inputs[i] for i in indices if i < len(node.inputs)]
+    return [node.inputs[index] for index in indices(node, entry)]
+
+
+AROUND = frozenset(("Add", "Cast", "Div", "Identity", "Mul", "Reshape", "Sub", "Transpose", "Where"))
+"""What may stand between a Softmax and the two products of attention: scaling, masking, changes of layout."""
+_FARTHEST = 8
+
+
+def in_attention(node: ir.Node) -> bool:
+    """Whether the product makes what a Softmax reads, or multiplies what it returns by values."""
+    before = ir.producer(node.inputs[0])
+    for _ in range(_FARTHEST):
+        if before is None or before.op not in AROUND:
+            break
+        before = ir.producer(before.inputs[0])
+    if before is not None and before.op == "Softmax":
+        return True
+    after = node.outputs[0].outputs
+    for _ in range(_FARTHEST):
+        if len(after) != 1 or after[0].op not in AROUND:
+            break
+        after = after[0].outputs[0].outputs
+    return len(after) == 1 and after[0].op == "Softmax"

@@ -11,7 +11,7 @@ from qcompiler import ir, numerics
 from qcompiler.calibrate.moments import Moments, as_rows, blocks_of
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Diagnostic, MomentsPass, PassContext, PassResult, Semantics
-from qcompiler.plan import Plan
+from qcompiler.plan import Plan, TensorQuant
 from qcompiler.runtime import one_thread_each, side_by_side
 
 
@@ -37,10 +37,10 @@ class RoundWeights(MomentsPass):
         found: dict[str, list[str]] = {}
         layouts: dict[str, tuple[object, ...]] = {}
         refused: set[str] = set()
-        solved = {site.tensor for site, quant in plan.sites.items() if quant.origin == "weights" and site.index == 1}
+        placed = {site.tensor for site, quant in plan.sites.items() if site.index == 1 and _by_itself(quant)}
         for inner, node in ir.all_nodes(graph):
             for index, tensor in enumerate(node.inputs):
-                if tensor.name not in solved:
+                if tensor.name not in placed or not ir.is_constant(tensor):
                     continue
                 product = node.op in ("Conv", "MatMul", "Gemm") and not node.domain and not node.attrs.get("transA", 0)
                 flat = tensor.values.ndim == 2 or node.op == "Conv"
@@ -63,10 +63,11 @@ class RoundWeights(MomentsPass):
 
         def rounded(name: str) -> tuple[np.ndarray, float]:
             node, quant = nodes[readers[name][0]], quants[name]
-            assert quant.scale is not None and quant.zero_point is not None
             weight = node.inputs[1].values
-            steps = np.broadcast_to(numerics.spread(quant.scale, quant.scheme, weight.shape), weight.shape)
-            offset = np.broadcast_to(numerics.spread(quant.zero_point, quant.scheme, weight.shape), weight.shape)
+            ends = numerics.weight_range(weight, quant.scheme)
+            scale, zero_point = numerics.scale_and_zero_point(*ends, quant.scheme)
+            steps = np.broadcast_to(numerics.spread(scale, quant.scheme, weight.shape), weight.shape)
+            offset = np.broadcast_to(numerics.spread(zero_point, quant.scheme, weight.shape), weight.shape)
             low, high = quant.scheme.code_range
             exact = as_rows(node, weight) / as_rows(node, steps)
             zero = as_rows(node, offset)[..., :1]
@@ -95,6 +96,11 @@ class RoundWeights(MomentsPass):
                     rounding[name] = change
                     diagnostics.append(Diagnostic(name, f"rounded with the others in mind, {gain:.1f} dB less noise"))
         return PassResult(len(diagnostics), tuple(diagnostics), replace(plan, rounding=rounding))
+
+
+def _by_itself(quant: TensorQuant) -> bool:
+    """Whether the weight's own values decide its scale."""
+    return quant.origin in ("unsolved", "weights") and quant.scheme.dtype in ("int8", "uint8")
 
 
 def compensated(exact: np.ndarray, moment: np.ndarray, low: np.ndarray, high: np.ndarray, damping: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import calibrate, ir, registry
+from qcompiler import ahead, calibrate, ir, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
@@ -28,7 +28,7 @@ from qcompiler.report import NodeRecord, PassRecord, Report, StageRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
-from qcompiler.target import PRECISIONS, Target, load_target
+from qcompiler.target import Target, load_target
 from qcompiler.verify.checks import Checks
 
 FEWEST_HELD = 4
@@ -41,7 +41,8 @@ MOST_MADE_UP = 16
 class Options:
     """How to compile, beyond what and for which target.
 
-    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``observer``: how ranges are taken from statistics.
+    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
+    (``sm89``). ``observer``: how ranges are taken from statistics.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
     ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
@@ -49,6 +50,7 @@ class Options:
     """
 
     cpu: str = "auto"
+    gpu: str = ""
     observer: str = "mse"
     batch_size: int | None = None
     limit: int | None = None
@@ -136,9 +138,9 @@ class Compilation:
         recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
         options: Options,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise TargetError(f"there is no precision '{precision}'", fix=f"use one of {', '.join(PRECISIONS)}")
-        self.target = load_target(target, options.cpu) if isinstance(target, str) else target
+        self.target = (load_target(target, options.cpu) if isinstance(target, str) else target).at(precision)
+        self.kind = self.target.precisions[precision]
+        self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
         self.observer = self.recipe.observer or options.observer
@@ -167,7 +169,7 @@ class Compilation:
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
-        if self.precision == "float":
+        if self.kind.quantize == "none" and self.target.verifier == "onnxruntime":
             return self.finish(None, *settled(self, Candidate(self.lowered(Plan()), None), None))
         if self.graph.opset < OLDEST_OPSET:
             why = next((str(d) for d in self.diagnostics() if d.source == "raise-opset"), "")
@@ -189,6 +191,11 @@ class Compilation:
                 candidate = unchanged(self, plan)
                 return self.finish(None, candidate, measured(self, candidate.graph), [])
         ctx = PassContext(self.target, plan, statistics, self.observers)
+        if self.target.verifier != "onnxruntime":
+            builder = ahead.Builder(self, ctx, replayed)
+            with self.stages("verify"):
+                candidate = builder.refined()
+            return self.finish(statistics, *ahead.finished(self, builder, candidate, statistics))
         refiner = Refiner(self, ctx, replayed)
         with self.stages("verify"):
             candidate = refiner.refined()
@@ -212,47 +219,71 @@ class Compilation:
         ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)), observers=self.observers)
         with self.stages("place"):
             ctx = self.placed(ctx)
-        if self.precision == "int8-dynamic":
+        if self.kind.quantize != "static":
             return self.solved(ctx), None
         with self.stages("calibrate"):
             ctx = self.smoothed(ctx, statistics)
             if statistics is None:
                 assert ctx.plan is not None
                 statistics = self.calibrated(self.observed(ctx.plan))
-                statistics = replace(statistics, smoothing=dict(ctx.plan.smoothing))
+                plan = ctx.plan
+                statistics = replace(statistics, smoothing=dict(plan.smoothing), rounding=dict(plan.rounding))
             else:
                 statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
         with self.stages("solve"):
-            plan = self.solved(ctx)
-        if self.data is not None:
-            with self.stages("round"):
-                plan = self.rounded(replace(ctx, plan=plan), self.data)
-        return plan, statistics
+            return self.solved(ctx), statistics
 
-    def rounded(self, ctx: PassContext, samples: Samples) -> Plan:
-        """The solved plan with its weights rounded as the samples want it."""
-        assert ctx.plan is not None
-        feeds = spread(samples, calibrate.moments.SAMPLES)
-        for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
-            assert isinstance(one, MomentsPass) and ctx.plan is not None
-            moments = calibrate.second_moments(self.graph, one.wanted(self.graph, ctx.plan), feeds)
-            ctx = self._run([one], self.graph, replace(ctx, moments=moments))
-        return ctx.plan
+    def prepared(self, earlier: calibrate.Statistics | None = None, *, skip_bad: bool = False) -> Plan:
+        """Placement, smoothing and rounding of the cleaned graph's weights, which need no statistics; smoothing and
+        rounding are those of earlier ones where given. The same model, samples and options make the same graph,
+        whichever of the samples are then observed. ``skip_bad``: nothing is decided on samples that do not fit, or that
+        the model fails on."""
+        with self.stages("place"):
+            ctx = self.placed(PassContext(self.target, Plan()))
+        with self.stages("smooth"):
+            plan = self.smoothed(ctx, earlier, skip_bad=skip_bad).plan
+        assert plan is not None
+        return plan
 
-    def smoothed(self, ctx: PassContext, statistics: calibrate.Statistics | None) -> PassContext:
-        """The context after smoothing the graph, and placement of what came of it."""
+    def smoothed(
+        self, ctx: PassContext, statistics: calibrate.Statistics | None, *, skip_bad: bool = False
+    ) -> PassContext:
+        """The context after smoothing the graph, placement of what came of it, and rounding of its weights."""
         assert ctx.plan is not None
         if statistics is not None:
             self.known(statistics.smoothing, "the statistics belong")
-            ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing))
+            plan = replace(ctx.plan, smoothing=statistics.smoothing, rounding=statistics.rounding)
+            ctx = replace(ctx, plan=plan)
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
             if statistics is None:
-                rows = calibrate.sample_rows(self.graph, smooth.wanted(self.graph, ctx.plan), self.samples())
+                feeds = self.samples().good() if skip_bad else self.samples()
+                wanted = smooth.wanted(self.graph, ctx.plan)
+                rows = calibrate.sample_rows(self.graph, wanted, feeds, skip_bad=skip_bad)
                 ctx = replace(ctx, rows=rows)
             ctx = self.placed(self._run([smooth], self.graph, ctx))
-        return replace(ctx, rows=None)
+        for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
+            if statistics is None and isinstance(one, MomentsPass):
+                assert ctx.plan is not None
+                wanted = one.wanted(self.graph, ctx.plan)
+                moments = calibrate.second_moments(self.graph, wanted, self.typical(skip_bad=skip_bad))
+                ctx = self._run([one], self.graph, replace(ctx, moments=moments))
+        return replace(ctx, rows=None, moments=None)
+
+    def typical(self, *, skip_bad: bool) -> list[Feed]:
+        """The few samples that weights are rounded for."""
+        if not skip_bad:
+            return spread(self.samples(), calibrate.moments.SAMPLES)
+        found: list[Feed] = []
+        with session(self.graph) as model:
+            for feed in self.samples().good():
+                with suppress(ModelError):
+                    run(model, feed)
+                    found.append(feed)
+                if len(found) == calibrate.moments.SAMPLES:
+                    break
+        return found
 
     def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
         """Refuses smoothing of tensors that the model does not have. ``what`` holds it: "the plan belongs"."""
@@ -271,7 +302,7 @@ class Compilation:
         return self._run([self.placing()], self.graph, ctx)
 
     def placing(self) -> Pass:
-        if self.precision == "int8-dynamic":
+        if self.kind.quantize == "dynamic":
             return registry.make("place-dynamic")
         return registry.make("place", {"precision": self.precision})
 
@@ -315,11 +346,12 @@ class Compilation:
         ]
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
-        def progress(done: int, total: int | None) -> None:
-            if self.options.progress is not None:
-                self.options.progress("calibrate", done, total)
+        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=self.counted)
 
-        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=progress)
+    def counted(self, done: int, total: int | None) -> None:
+        """Says how many samples are counted."""
+        if self.options.progress is not None:
+            self.options.progress("calibrate", done, total)
 
     def samples(self) -> Samples:
         if self.data is None:

@@ -54,6 +54,10 @@ class VerificationError(QCompilerError):
     """A result does not hold: structure, numbers, or a bound that the user gave."""
 
 
+class WorkerError(QCompilerError):
+    """A process or a machine that was to do part of the work was lost, or cannot be reached."""
+
+
 class OutputError(QCompilerError):
     """The result could not be written."""
 

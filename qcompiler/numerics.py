@@ -6,6 +6,7 @@ zero_point)`` and ``x = (code - zero_point) * scale``, in float32.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from qcompiler.scheme import PerAxis, PerBlock, Scheme
@@ -34,6 +35,9 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sche
     step = spread(np.asarray(scale, dtype=np.float32), scheme, values.shape)
     offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, values.shape)
     low, high = scheme.code_range
+    if not scheme.spaced_evenly:
+        with np.errstate(over="ignore"):
+            return np.clip(values / step, low, high).astype(ml_dtypes.float8_e4m3fn)
     with np.errstate(over="ignore"):
         steps = np.rint(values / step)
     codes = np.clip(steps.astype(np.float64) + offset, low, high)
@@ -44,6 +48,8 @@ def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sch
     """Codes to float32."""
     step = spread(np.asarray(scale, dtype=np.float32), scheme, codes.shape)
     offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, codes.shape)
+    if not scheme.spaced_evenly:
+        return np.asarray(codes.astype(np.float32) * step, dtype=np.float32)
     return np.asarray((codes.astype(np.int64) - offset).astype(np.float32) * step, dtype=np.float32)
 
 

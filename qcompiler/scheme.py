@@ -10,7 +10,7 @@ from qcompiler.errors import PlanError
 OLDEST_OPSET = 13
 """QuantizeLinear and DequantizeLinear know axes since opset 13."""
 
-IntegerType = Literal["uint8", "int8", "int32", "uint16", "int16", "uint4", "int4"]
+CodeType = Literal["uint8", "int8", "int32", "uint16", "int16", "uint4", "int4", "float8_e4m3fn"]
 
 _RANGES: dict[str, tuple[int, int]] = {
     "uint8": (0, 255),
@@ -20,6 +20,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "uint4": (0, 15),
     "int4": (-8, 7),
     "int32": (-(2**31), 2**31 - 1),
+    "float8_e4m3fn": (-448, 448),
 }
 
 
@@ -57,16 +58,22 @@ Granularity = PerTensor | PerAxis | PerBlock
 
 @dataclass(frozen=True)
 class Scheme:
-    """An integer representation: ``real = scale * (code - zero_point)``.
+    """A representation in codes: ``real = scale * (code - zero_point)``. Codes are integers, but for ``float8_e4m3fn``
+    (FP8 Formats for Deep Learning, Micikevicius et al. 2022, table 1).
 
     ``bits`` narrows the codes actually used below what ``dtype`` holds (7-bit weights in an int8 tensor keep x86
     machines without VNNI from saturating in 16 bits).
     """
 
-    dtype: IntegerType
+    dtype: CodeType
     symmetric: bool
     granularity: Granularity = PerTensor()
     bits: int | None = None
+
+    @property
+    def spaced_evenly(self) -> bool:
+        """Whether neighbouring codes are a scale apart everywhere; not so where they are floats themselves."""
+        return not self.dtype.startswith("float")
 
     @property
     def storage_range(self) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import difflib
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,35 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qcompiler.errors import TargetError
-from qcompiler.scheme import PerAxis, Scheme
+from qcompiler.scheme import PerAxis, PerBlock, Scheme
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-PRECISIONS = ("int8", "int8-dynamic", "float")
+QUANTIZED = ("static", "dynamic", "weights", "none")
+"""What a precision may quantize: weights and activations with ranges from samples or anew in each run, weights alone,
+nothing."""
+FLOATS = ("float32", "float16", "bfloat16")
+VERIFIERS = ("onnxruntime", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How much of a model gets which types. ``quantize``: one of ``QUANTIZED``; ``floats``: the type of what is left;
+    ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None.
+    """
+
+    quantize: str
+    floats: str = "float32"
+    opset: int = 0
+    activation: Scheme | None = None
+    weight: Scheme | None = None
+
+
+USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
+"""The precisions of a target that lists none."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +52,12 @@ class Operator:
 
     ``activations``: inputs read in the activation scheme; ``weight``: the input that must be a constant, with one scale
     an index of ``weight_axis``; ``bias``: the input that becomes int32 at the product of the two scales.
-    ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q. ``dynamic``: whether the activation
+    ``product``: it multiplies two computed tensors, which is worth quantizing too. ``attention``: only as one of the
+    two products around a Softmax. ``shortcut``: an operator; of the inputs only the one that is not computed by it is
+    read in the activation scheme, and only beside one that is, in few bits.
+    ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q. ``least_channels``: the fewest
+    channels in and out, of each group; ``least_rows``: the fewest rows a product may have for one sample.
+    ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters). ``when``: attribute values it holds for.
@@ -48,12 +74,17 @@ class Operator:
     dynamic: bool = False
     static: str = ""
     variadic: bool = False
+    product: bool = False
+    attention: bool = False
+    shortcut: str = ""
     least_depth: int = 0
+    least_channels: int = 0
+    least_rows: int = 0
 
     @property
     def heavy(self) -> bool:
         """Whether it is worth quantizing for its own sake, not only for its neighbours'."""
-        return self.weight is not None
+        return self.weight is not None or self.product
 
     def matches(self, node: gs.Node) -> bool:
         if node.op != self.op or node.domain not in (None, ""):
@@ -70,6 +101,8 @@ class Target:
     """A target description; see ``qcompiler targets NAME``.
 
     ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement) and ``lower``.
+    ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
+    ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
     """
 
     name: str
@@ -84,6 +117,19 @@ class Target:
     pipeline: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cpu: str = ""
     cpus: Mapping[str, str] = field(default_factory=dict)
+    precisions: Mapping[str, Precision] = field(default_factory=lambda: USUAL)
+    verifier: str = VERIFIERS[0]
+    gpu: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
+
+    def at(self, precision: str) -> Target:
+        """The target with a precision's schemes in place of its own. Raises TargetError when it has no such one."""
+        if precision not in self.precisions:
+            fix = f"use one of {', '.join(self.precisions)}"
+            raise TargetError(f"there is no precision '{precision}'", where=f"target {self.name}", fix=fix)
+        chosen = self.precisions[precision]
+        return replace(self, activation=chosen.activation or self.activation, weight=chosen.weight or self.weight)
 
     def operator(self, node: gs.Node) -> Operator | None:
         """The first description that fits the node, constants and attributes included; None when there is none."""
@@ -99,7 +145,7 @@ class Target:
 
     def weight_scheme(self, entry: Operator, rank: int) -> Scheme:
         """The weight's scheme: one scale an index of the operator's axis, one in all where it has none."""
-        if entry.weight_axis is None or entry.weight_axis >= rank:
+        if entry.weight_axis is None or entry.weight_axis >= rank or isinstance(self.weight.granularity, PerBlock):
             return self.weight
         return Scheme(self.weight.dtype, self.weight.symmetric, PerAxis(entry.weight_axis), self.weight.bits)
 
@@ -176,7 +222,7 @@ def _folder() -> Any:
 
 
 _KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded"}
-_KEYS |= {"cpu", "pipeline"}
+_KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "refused", "domains"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 
@@ -191,6 +237,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
         raise TargetError(f"knows no CPU kind '{cpu}'", where=where, fix=f"use one of auto, {', '.join(kinds)}")
     chosen = kinds.get(cpu, {})
     schemes = {key: {**data[key], **chosen.get(key, {})} for key in ("activation", "weight", "bias") if key in data}
+    precisions = {key: _precision(key, given, where) for key, given in data.get("precision", {}).items()}
     operators = []
     for entry in data.get("operator", []):
         wrong = sorted(set(entry) - _OPERATOR_KEYS)
@@ -202,6 +249,9 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             )
         entry = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         operators.append(Operator(**entry))
+    verifier = data.get("verifier", VERIFIERS[0])
+    if verifier not in VERIFIERS:
+        raise TargetError(f"there is no verifier '{verifier}'", where=where, fix=f"use one of {', '.join(VERIFIERS)}")
     try:
         return Target(
             name=data["name"],
@@ -216,11 +266,30 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             pipeline={stage: tuple(names) for stage, names in data.get("pipeline", {}).items()},
             cpu=cpu,
             cpus={name: kind.get("why", "") for name, kind in kinds.items()},
+            precisions=precisions or USUAL,
+            verifier=verifier,
+            gpu=data.get("gpu", ""),
+            refused=data.get("refused", {}),
+            domains=tuple(data.get("domains", ())),
         )
     except KeyError as error:
         raise TargetError(f"the field {error} is missing", where=where) from None
 
 
+def _precision(name: str, given: dict[str, Any], where: str) -> Precision:
+    for key, value in given.items():
+        if key not in Precision.__dataclass_fields__:
+            fix = f"use {', '.join(Precision.__dataclass_fields__)}"
+            raise TargetError(f"precision {name}: unknown field '{key}'", where=where, fix=fix)
+        for field_name, known in (("quantize", QUANTIZED), ("floats", FLOATS)):
+            if key == field_name and value not in known:
+                raise TargetError(f"precision {name}: {key} is '{value}'", where=where, fix=f"use {', '.join(known)}")
+    values: dict[str, Any] = dict(given)
+    values |= {key: Scheme.from_json(given[key]) for key in ("activation", "weight") if key in given}
+    return Precision(**values)
+
+
 __all__ = [
-    "PRECISIONS", "Operator", "Target", "describe", "detect_cpu", "is_float", "load_target", "target_names",
+    "FLOATS", "USUAL", "Operator", "Precision", "Target", "describe", "detect_cpu", "is_float", "load_target",
+    "target_names",
 ]  # fmt: skip

@@ -1,21 +1,32 @@
 """From samples to the ranges of tensors: counting inside ONNX Runtime, statistics that merge, observers."""
 
+from qcompiler.calibrate.calibration import Calibration
+from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
 from qcompiler.calibrate.moments import Moments, second_moments
-from qcompiler.calibrate.observers import OBSERVERS, without_sentinels
+from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
+from qcompiler.calibrate.schedulers import scheduler
+from qcompiler.calibrate.shards import Shard, merge_shards
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics, model_key
 
 __all__ = [
     "OBSERVERS",
+    "Calibration",
+    "Checkpoint",
     "Collector",
     "Moments",
     "Rows",
+    "Shard",
     "Statistics",
     "TensorStatistics",
+    "clipped",
     "collect",
+    "merge_shards",
     "model_key",
     "sample_rows",
+    "scheduler",
     "second_moments",
+    "spread",
     "without_sentinels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -50,19 +50,19 @@ class Collector:
             self._open.close()
             raise
 
-    def observe(self, feed: Feed) -> None:
-        """Runs the model on one feed. Raises DataError naming the sample when the model fails on it."""
+    def observe(self, feed: Feed, sample: int | None = None) -> None:
+        """Runs the model on one feed, the sample of this number; by default they are numbered as they come.
+
+        Raises DataError naming the sample when the model fails on it; nothing of it is counted then.
+        """
+        sample = self.samples if sample is None else sample
         try:
-            self._counter.add(feed, self.samples)
+            self._counter.add(feed, sample)
         except ModelError as error:
             fix = error.fix or "repair it or leave it out"
-            raise DataError(f"sample {self.samples} fails", why=error.why or error.what, fix=fix) from error
+            raise DataError(f"sample {sample} fails", why=error.why or error.what, fix=fix) from error
         self.data_key = add_keys(self.data_key, feed_key(feed))
         self.samples += 1
-
-    def statistics_of(self, tensor: str) -> TensorStatistics:
-        """What one tensor held so far."""
-        return self._counter.read(self.tensors.index(tensor))
 
     def statistics(self) -> Statistics:
         """What all tensors held so far."""
@@ -72,6 +72,11 @@ class Collector:
             self.samples,
             self.data_key,
         )
+
+    def forget(self) -> None:
+        """Starts anew, as if nothing had been seen."""
+        self._counter.forget()
+        self.samples, self.data_key = 0, "0" * 64
 
     def __enter__(self) -> Collector:
         return self
@@ -92,8 +97,7 @@ def collect(
 ) -> Statistics:
     """Statistics of the named tensors over all samples, which are run through once.
 
-    ``on_sample(done, total)`` is called after each one; ``total`` is None while unknown. The first sample with a NaN or
-    an infinity is looked for in a second look at the samples, which an iterator does not allow.
+    ``on_sample(done, total)`` is called after each one; ``total`` is None while unknown.
 
     Raises:
         DataError: a sample does not fit, or the model fails on it; it is named.
@@ -106,39 +110,17 @@ def collect(
                 on_sample(collector.samples, _count(samples))
         if collector.samples == 0:
             raise DataError("there are no samples to calibrate on", fix="give at least one")
-        statistics = collector.statistics()
-    unexplained = [name for name, seen in statistics.tensors.items() if seen.bad and seen.first_bad_sample is None]
-    if not unexplained or isinstance(samples, Iterator):
-        return statistics
-    first = _first_bad(graph, unexplained, samples, threads)
-    explained = {
-        name: replace(seen, first_bad_sample=first.get(name, seen.first_bad_sample))
-        for name, seen in statistics.tensors.items()
-    }
-    return replace(statistics, tensors=explained)
-
-
-def _first_bad(graph: ir.Graph, tensors: Sequence[str], samples: Iterable[Feed], threads: int | None) -> dict[str, int]:
-    """The first sample that makes each of these tensors hold NaN or infinities. Observe nodes do not tell samples
-    apart, so this takes a second look, only at these tensors and only until the last of them is explained: masks of
-    infinities, the usual case, show in the first sample."""
-    first: dict[str, int] = {}
-    with Collector(graph, tensors, threads=threads) as collector:
-        for index, feed in enumerate(samples):
-            collector.observe(feed)
-            for name in tensors:
-                if name not in first and collector.statistics_of(name).bad:
-                    first[name] = index
-            if len(first) == len(tensors):
-                break
-    return first
+        return collector.statistics()
 
 
 class _Counter:
     """Where the counting happens; this one counts nothing, as nothing is to be observed."""
 
     def add(self, feed: Feed, sample: int) -> None:
-        """Runs the model on one feed."""
+        """Runs the model on one feed. When that raises, nothing of it counts."""
+
+    def forget(self) -> None:
+        """Starts anew."""
 
     def read(self, index: int) -> TensorStatistics:
         """What the tensor of this index held so far."""
@@ -152,22 +134,78 @@ class _InsideCounter(_Counter):
         self.table = stack.enter_context(native.ObservationTable(len(tensors)))
         instrumented = instrument(graph, tensors, observe_probe(self.table.id))
         self.session = stack.enter_context(runtime.session(instrumented.graph, threads=threads, prompt=True))
+        self.earlier: list[TensorStatistics] | None = None
 
     def add(self, feed: Feed, sample: int) -> None:
-        runtime.run(self.session, feed)
+        self.table.begin(sample)
+        try:
+            runtime.run(self.session, feed)
+        except ModelError:
+            self._take_back(feed, sample)
+            raise
+
+    def _take_back(self, feed: Feed, sample: int) -> None:
+        """Nodes before the one that failed have counted already. Failing once more, alone, shows what they counted."""
+        together: list[TensorStatistics] = []
+        before: list[tuple[float, float, int]] = []
+        for slot in range(self.table.slots):
+            seen = self.table.read(slot)
+            together.append(_statistics(seen))
+            before.append((seen.smallest_before, seen.largest_before, seen.first_bad_before))
+        self._empty(sample)
+        try:
+            runtime.run(self.session, feed)
+        except ModelError:
+            failed = [_statistics(self.table.read(slot)) for slot in range(self.table.slots)]
+        else:
+            raise DataError(f"sample {sample} fails at one time and not at another", fix="make the model deterministic")
+        self._empty(sample)
+        good = [
+            replace(_without(one, part), smallest=low, largest=high, first_bad_sample=None if bad < 0 else bad)
+            for one, part, (low, high, bad) in zip(together, failed, before)
+        ]
+        self.earlier = good if self.earlier is None else [a.merge(b) for a, b in zip(self.earlier, good)]
+
+    def _empty(self, sample: int) -> None:
+        self.table.reset()
+        self.table.begin(sample)
+
+    def forget(self) -> None:
+        self.table.reset()
+        self.earlier = None
 
     def read(self, index: int) -> TensorStatistics:
-        seen = self.table.read(index)
-        bins = np.flatnonzero(seen.counts)
-        return TensorStatistics(
-            bins.astype(np.uint16),
-            seen.counts[bins],
-            seen.smallest,
-            seen.largest,
-            seen.nan,
-            seen.positive_infinity,
-            seen.negative_infinity,
-        )
+        now = _statistics(self.table.read(index))
+        return now if self.earlier is None else self.earlier[index].merge(now)
+
+
+def _statistics(seen: native.Observed) -> TensorStatistics:
+    bins = np.flatnonzero(seen.counts)
+    return TensorStatistics(
+        bins.astype(np.uint16),
+        seen.counts[bins],
+        seen.smallest,
+        seen.largest,
+        seen.nan,
+        seen.positive_infinity,
+        seen.negative_infinity,
+        None if seen.first_bad < 0 else seen.first_bad,
+    )
+
+
+def _without(all_of_it: TensorStatistics, part: TensorStatistics) -> TensorStatistics:
+    """Counts without those of a part of them; extremes and the first bad sample are not known from that."""
+    counts = all_of_it.counts.copy()
+    counts[np.searchsorted(all_of_it.bins, part.bins)] -= part.counts
+    kept = counts > 0
+    return replace(
+        all_of_it,
+        bins=all_of_it.bins[kept],
+        counts=counts[kept],
+        nan=all_of_it.nan - part.nan,
+        positive_infinity=all_of_it.positive_infinity - part.positive_infinity,
+        negative_infinity=all_of_it.negative_infinity - part.negative_infinity,
+    )
 
 
 class _OutsideCounter(_Counter):
@@ -200,6 +238,9 @@ class _OutsideCounter(_Counter):
                 why=error.why,
                 fix="install g++ or clang++ and then qcompiler again",
             ) from error
+
+    def forget(self) -> None:
+        self.seen = [TensorStatistics.empty() for _ in self.seen]
 
     def read(self, index: int) -> TensorStatistics:
         return self.seen[index]

@@ -75,7 +75,7 @@ def patches(node: ir.Node, values: np.ndarray, kernel: Sequence[int], rows: int,
         inside = inside & ((at >= 0) & (at < sizes[axis])).reshape(shape)
         index.append(np.clip(at, 0, sizes[axis] - 1).reshape(shape))
     taken = np.moveaxis(values, 1, -1)[tuple(index)]  # [rows, *kernel, channels]
-    taken = np.moveaxis(taken * inside[..., None], -1, 1).reshape(len(chosen), groups, -1)
+    taken = np.moveaxis(np.where(inside[..., None], taken, np.float32(0.0)), -1, 1).reshape(len(chosen), groups, -1)
     return np.ascontiguousarray(taken.swapaxes(0, 1))
 
 

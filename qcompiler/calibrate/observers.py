@@ -47,6 +47,26 @@ def histogram(stats: TensorStatistics) -> Histogram:
     return Histogram(np.clip(lower, *ends), np.clip(upper, *ends), counts)
 
 
+def spread(stats: TensorStatistics, edges: np.ndarray) -> np.ndarray:
+    """How many values lie between each two neighbours of the ascending ``edges`` (float64 ``[n]``), as float64
+    ``[n - 1]``; a bin's values are taken to be spread evenly. Raises StatisticsError when no finite value was seen."""
+    seen = histogram(stats)
+    ends = np.cumsum(seen.counts)
+    values = np.stack([seen.lower, seen.upper], axis=1).ravel()
+    heights = np.stack([ends - seen.counts, ends], axis=1).ravel()
+    # What lies exactly on an edge counts in the interval that the edge begins, on the last one in the one it ends.
+    below = np.interp(np.nextafter(edges, -np.inf), values, heights, left=0.0)
+    below[-1] = np.interp(edges[-1], values, heights)
+    return np.diff(below)
+
+
+def clipped(stats: TensorStatistics, low: float, high: float) -> float:
+    """Which share of the finite values lies outside of a range. Raises StatisticsError when there is none."""
+    seen = histogram(stats)
+    outside = seen.counts[(seen.center < low) | (seen.center > high)]
+    return float(outside.sum() / seen.counts.sum())
+
+
 # Sentinels ------------------------------------------------------------------------------------------------------
 
 SMALLEST_SENTINEL = 4096.0

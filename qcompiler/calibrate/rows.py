@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.errors import ModelError
 from qcompiler.runtime import Feed, run, session
 
 ROWS = 128
@@ -25,9 +26,12 @@ class Rows:
     reach: np.ndarray
 
 
-def sample_rows(graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Feed]) -> dict[str, Rows]:
+def sample_rows(
+    graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Feed], *, skip_bad: bool = False
+) -> dict[str, Rows]:
     """At most ``ROWS`` rows of each tensor of the outermost graph, given with the axis that its rows run along, evenly
-    spaced over each of ``SAMPLES`` samples. Rows that are not finite are left out."""
+    spaced over each of ``SAMPLES`` samples. Rows that are not finite are left out, with ``skip_bad`` samples on which
+    the model fails as well."""
     if not tensors:
         return {}
     probed = ir.clone(graph)
@@ -37,10 +41,15 @@ def sample_rows(graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Fee
     kept: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     reach: dict[str, np.ndarray] = {}
     with session(probed, prompt=True) as model:
-        for index, feed in enumerate(feeds):
-            if index == SAMPLES:
-                break
-            for (name, axis), value in zip(tensors.items(), run(model, feed, list(tensors))):
+        index = 0
+        for feed in feeds:
+            try:
+                values = run(model, feed, list(tensors))
+            except ModelError:
+                if skip_bad:
+                    continue
+                raise
+            for (name, axis), value in zip(tensors.items(), values):
                 rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float32, copy=False)
                 rows = rows[np.isfinite(rows).all(axis=1)]
                 if not len(rows):
@@ -49,4 +58,7 @@ def sample_rows(graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Fee
                 kept[name].append(rows[index % step :: step].copy())
                 farthest = np.abs(rows).max(axis=0)
                 reach[name] = np.maximum(reach[name], farthest) if name in reach else farthest
+            index += 1
+            if index == SAMPLES:
+                break
     return {name: Rows(np.concatenate(parts)[:ROWS], reach[name]) for name, parts in kept.items() if parts}

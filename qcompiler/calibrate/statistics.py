@@ -8,9 +8,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -19,7 +19,10 @@ import onnx_graphsurgeon as gs
 from qcompiler import ir
 from qcompiler.errors import StatisticsError
 
-FORMAT = 1
+FORMAT = 2
+
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, EOFError)
+"""What numpy, zipfile and reading of a header raise on a file that is none of ours, or no longer."""
 
 _TALLIES = ("nan", "positive_infinity", "negative_infinity")
 
@@ -113,7 +116,13 @@ class Statistics:
 
     ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
     the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``smoothing``: what the
-    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of.
+    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of. ``rounding``:
+    what else the samples said about weights, see ``Plan``.
+
+    ``observer``: the one asked for when these were taken; empty when any will do, as all are solved from the same
+    counts. ``skipped``: samples left out because they failed, by their place in the data, with the reason. ``shard``:
+    these are part ``i`` of ``n`` of a data set of ``total`` samples; ``(1, 1)`` is all of it, and ``total`` is 0 where
+    nobody counted.
     """
 
     tensors: dict[str, TensorStatistics]
@@ -121,39 +130,84 @@ class Statistics:
     samples: int
     data_key: str = field(default="0" * 64)
     smoothing: dict[str, np.ndarray] = field(default_factory=dict)
+    observer: str = ""
+    skipped: dict[int, str] = field(default_factory=dict)
+    shard: tuple[int, int] = (1, 1)
+    total: int = 0
+    rounding: dict[str, np.ndarray] = field(default_factory=dict)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
 
         Raises:
-            StatisticsError: they are of different models or different tensors.
+            StatisticsError: they are of different models, tensors or smoothing, or were taken for different observers.
         """
-        _compare_keys(self.model_key, other.model_key, "statistics cannot be merged")
+        compare_keys(self.model_key, other.model_key, "statistics cannot be merged")
         if missing := sorted(set(self.tensors) ^ set(other.tensors)):
             raise StatisticsError(
                 "statistics cannot be merged",
                 why=f"only one of them has tensor '{missing[0]}'",
                 fix="calibrate all shards with the same options",
             )
-        return Statistics(
-            {name: mine.merge(other.tensors[name]) for name, mine in self.tensors.items()},
-            self.model_key,
-            self.samples + other.samples,
-            add_keys(self.data_key, other.data_key),
-            self.smoothing,
+        if difference := self.difference(other):
+            raise StatisticsError(
+                "statistics cannot be merged", why=difference, fix="calibrate all shards with the same options"
+            )
+        return replace(
+            self,
+            tensors={name: mine.merge(other.tensors[name]) for name, mine in self.tensors.items()},
+            samples=self.samples + other.samples,
+            data_key=add_keys(self.data_key, other.data_key),
+            skipped=dict(sorted({**self.skipped, **other.skipped}.items())),
         )
+
+    def difference(self, other: Statistics) -> str:
+        """What was set differently when these were taken; empty when nothing was."""
+        if self.observer != other.observer:
+            return f"one is for observer {self.observer or 'any'}, the other for {other.observer or 'any'}"
+        if self.total != other.total:
+            return f"one is of a data set of {self.total} samples, the other of {other.total}"
+        for done, mine, theirs in (
+            ("smoothed", self.smoothing, other.smoothing),
+            ("rounded", self.rounding, other.rounding),
+        ):
+            for name in sorted(mine.keys() | theirs.keys()):
+                if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name]):
+                    return f"tensor '{name}' was {done} differently"
+        return ""
 
     def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
         """Raises StatisticsError, naming the difference, unless these are statistics of this very model that hold
         every one of ``tensors``."""
-        _compare_keys(self.model_key, model_key(graph), "is of another model", where)
+        if self.shard != (1, 1):
+            raise StatisticsError(
+                f"is shard {self.shard[0]} of {self.shard[1]}", where=where,
+                fix="put all of them together with qcompiler merge",
+            )  # fmt: skip
+        compare_keys(self.model_key, model_key(graph), "is of another model", where)
         for name in tensors:
             if name not in self.tensors:
                 raise StatisticsError(f"does not hold tensor '{name}'", where=where, fix="calibrate again")
 
+    def chosen_observer(self, wanted: str | None, *, where: str = "statistics") -> str | None:
+        """The observer to solve with: these statistics' own unless they serve any. Raises StatisticsError when another
+        one is wanted than they were taken for."""
+        if self.observer and wanted not in (None, self.observer):
+            raise StatisticsError(
+                f"was taken for observer {self.observer}, not {wanted}", where=where,
+                fix=f"leave out --observer, or calibrate with --observer {wanted} or with none",
+            )  # fmt: skip
+        return wanted or self.observer or None
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes an ``.npz`` file, complete or not at all. Raises OutputError."""
         path = Path(path)
+        with ir.written_beside(path) as file:
+            self.write(file)
+        return path
+
+    def write(self, file: BinaryIO, *, compress: bool = True) -> None:
+        """Writes the ``.npz``; equal statistics make equal bytes."""
         values = list(self.tensors.values())
         header = {
             "format": FORMAT,
@@ -162,6 +216,11 @@ class Statistics:
             "samples": self.samples,
             "tensors": list(self.tensors),
             "smoothing": list(self.smoothing),
+            "rounding": list(self.rounding),
+            "observer": self.observer,
+            "skipped": {str(index): why for index, why in sorted(self.skipped.items())},
+            "shard": self.shard,
+            "total": self.total,
         }
         arrays = {
             "header": np.array(json.dumps(header)),
@@ -174,9 +233,9 @@ class Statistics:
         }
         for index, scale in enumerate(self.smoothing.values()):
             arrays[f"smoothing_{index}"] = scale
-        with ir.written_beside(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        return path
+        for index, change in enumerate(self.rounding.values()):
+            arrays[f"rounding_{index}"] = change
+        (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
 
     @staticmethod
     def load(path: str | os.PathLike[str], graph: ir.Graph | None = None) -> Statistics:
@@ -187,17 +246,26 @@ class Statistics:
         """
         where = str(path)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                result = _decoded(dict(arrays), where)
+            with open(path, "rb") as file:
+                result = Statistics.read(file, where)
         except FileNotFoundError:
             raise StatisticsError("no such file", where=where, fix="make it with qcompiler calibrate") from None
-        except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError) as error:
-            raise StatisticsError(
-                "is no statistics file, or damaged", where=where, why=str(error), fix="calibrate again"
-            ) from None
+        except OSError as error:
+            raise StatisticsError("cannot be read", where=where, why=error.strerror or str(error)) from None
         if graph is not None:
             result.check(graph, where=where)
         return result
+
+    @staticmethod
+    def read(file: BinaryIO, where: str) -> Statistics:
+        """Reads what ``write`` wrote; ``where`` names it in errors. Raises StatisticsError."""
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return _decoded(dict(arrays), where)
+        except _DAMAGED as error:
+            raise StatisticsError(
+                "is no statistics file, or damaged", where=where, why=str(error), fix="calibrate again"
+            ) from None
 
 
 def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
@@ -233,7 +301,22 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             None if first < 0 else first,
         )
     smoothing = {name: arrays[f"smoothing_{index}"] for index, name in enumerate(header["smoothing"])}
-    return Statistics(tensors, str(header["model_key"]), int(header["samples"]), str(header["data_key"]), smoothing)
+    rounding = {name: arrays[f"rounding_{index}"] for index, name in enumerate(header["rounding"])}
+    if any(change.dtype != np.int8 for change in rounding.values()):
+        raise ValueError("its rounding is none")
+    number, count = (int(part) for part in header["shard"])
+    return Statistics(
+        tensors,
+        str(header["model_key"]),
+        int(header["samples"]),
+        str(header["data_key"]),
+        smoothing,
+        str(header["observer"]),
+        {int(index): str(why) for index, why in header["skipped"].items()},
+        (number, count),
+        int(header["total"]),
+        rounding,
+    )
 
 
 def model_key(graph: ir.Graph) -> str:
@@ -311,10 +394,10 @@ def add_keys(a: str, b: str) -> str:
     return f"{(int(a, 16) + int(b, 16)) % 2**256:064x}"
 
 
-def _compare_keys(a: str, b: str, what: str, where: str = "") -> None:
+def compare_keys(a: str, b: str, what: str, where: str = "", *, fix: str = "calibrate this model") -> None:
     if a == b:
         return
     parts = [name for name, x, y in zip(("operators", "weights"), a.split("-"), b.split("-")) if x != y]
     raise StatisticsError(
-        what, where=where, why=f"the models differ in their {' and '.join(parts)}", fix="calibrate this model"
+        what, where=where, why=f"the models differ in their {' and '.join(parts)}", fix=fix
     )

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from qcompiler.cli import compare, compiling, showing
+from qcompiler.cli import calibrating, compare, compiling, merging, showing, statistics
 from qcompiler.errors import QCompilerError
 
 
@@ -25,8 +25,9 @@ def cli() -> None:
     """
 
 
-for command in (*compiling.COMMANDS, *compare.COMMANDS, *showing.COMMANDS):
-    cli.add_command(command)
+for topic in (compiling, calibrating, merging, statistics, compare, showing):
+    for command in topic.COMMANDS:
+        cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""compile, plan and calibrate: the commands that go through the stages."""
+"""compile and plan: the commands that go through the stages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qcompiler.progress import bar
 
 if TYPE_CHECKING:
     from qcompiler import ir
+    from qcompiler.calibrate import Statistics
     from qcompiler.compiler import Compilation
     from qcompiler.pipeline import Pass
     from qcompiler.recipe import Recipe
@@ -38,9 +39,10 @@ pipeline_options = shared.together(
 decision_options = shared.together(
     shared.data_options,
     shared.target_options,
-    click.option("--precision", type=click.Choice(shared.PRECISIONS), help="[int8, or the plan's]"),
-    click.option("--observer", type=click.Choice(shared.OBSERVERS), default="mse", show_default=True,
-                 help="How ranges are taken from what was seen."),
+    shared.gpu_option,
+    click.option("--precision", metavar="NAME", help="One of the target's [int8, or the plan's]."),
+    click.option("--observer", type=click.Choice(shared.OBSERVERS),
+                 help="How ranges are taken from what was seen [mse, or the statistics' own]."),
     click.option("--recipe", metavar="FILE.toml", help="Choices of your own: keep_float, observer, observers."),
     click.option("--keep-float", multiple=True, metavar="NODE",
                  help="Leave a node in float: its name, a pattern, or op:TYPE."),
@@ -97,6 +99,7 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
             )
         given["precision"] = plan.precision
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    settle_observer(given, statistics)
     with compilation(model, given, needs_data=plan is None and statistics is None) as (job, checks):
         shared.check_outputs((output, given["report"]), job.source.sources)
         result = job.run(plan, statistics)
@@ -142,6 +145,7 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
     from qcompiler.plan import Plan
 
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
+    settle_observer(given, statistics)
     with compilation(models[0], given, needs_data=statistics is None) as (job, _):
         shared.check_outputs([output], job.source.sources)
         plan = job.run(None, statistics).plan or Plan()
@@ -154,40 +158,24 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
         )  # fmt: skip
 
 
-@click.command("calibrate")
-@click.argument("model")
-@click.option("-o", "--output", metavar="FILE.npz", required=True, help="Where the statistics go.")
-@shared.data_options
-@shared.target_options
-@pipeline_options
-@reporting_options
-def calibrate_command(model: str, output: str, **given: Any) -> None:
-    """Observe the values inside MODEL over samples, once for many compilations."""
-    if not given["data"]:
-        raise click.UsageError("needs --data: the samples to observe", click.get_current_context())
-    shared.check_outputs([output], (model, given["data"]))
-    with compilation(model, given) as (job, _):
-        shared.check_outputs([output], job.source.sources)
-        job.clean()
-        _, statistics = job.decide()
-        assert statistics is not None  # this is int8
-        statistics.save(output)
-    finish(job, given)
-    if not given["quiet"]:
-        text = f"wrote {output}: {len(statistics.tensors)} tensors over {statistics.samples} samples"
-        shared.console().print(text, markup=False)
-
-
-COMMANDS = (compile_command, plan_command, calibrate_command)
+COMMANDS = (compile_command, plan_command)
 
 
 @contextmanager
 def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) -> Iterator[tuple[Compilation, Any]]:
     """The compilation that the arguments describe, with progress shown and hooks in place, and its checks."""
     precision = given.get("precision") or "int8"
-    if needs_data and precision == "int8" and not given["data"]:
+    from qcompiler.target import load_target
+
+    target = load_target(given["target"], given["cpu"])
+    if precision not in target.precisions:
+        names = ", ".join(f"'{name}'" for name in target.precisions)
+        raise click.UsageError(
+            f"target {target.name} has no precision '{precision}'; use one of {names}", click.get_current_context()
+        )
+    if needs_data and target.precisions[precision].quantize == "static" and not given["data"]:
         raise DataError(
-            "int8 needs samples to take ranges from", where=model,
+            f"{precision} needs samples to take ranges from", where=model,
             fix="give --data, or use --precision int8-dynamic, which needs none",
         )  # fmt: skip
     from qcompiler.compiler import Compilation, Options
@@ -201,7 +189,8 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
 
         chosen = Options(
             cpu=given["cpu"],
-            observer=given.get("observer", "mse"),
+            gpu=given.get("gpu", ""),
+            observer=given.get("observer") or "mse",
             batch_size=given["batch_size"],
             limit=given["limit"],
             images=shared.image_options(given),
@@ -211,13 +200,20 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
             after=after,
             progress=progress,
         )
-        job = Compilation(model, given["data"], given["target"], precision, recipe_of(given), chosen)
+        job = Compilation(model, given["data"], target, precision, recipe_of(given), chosen)
 
         from qcompiler.verify.checks import Checks
 
         checks = Checks(given["verify"], job.source, job.feeds()[:2] if given["verify"] == "numeric" else ())
         hooks.append(checks)
         yield job, checks
+
+
+def settle_observer(given: dict[str, Any], statistics: Statistics | None) -> None:
+    """Takes the observer that the statistics were taken for; refuses another one that the arguments name."""
+    if statistics is not None:
+        wanted = recipe_of(given).observer or given["observer"]
+        given["observer"] = statistics.chosen_observer(wanted, where=given["stats"])
 
 
 def recipe_of(given: dict[str, Any]) -> Recipe:

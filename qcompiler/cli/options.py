@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 OBSERVERS = ("mse", "minmax", "percentile", "entropy")
-PRECISIONS = ("int8", "int8-dynamic", "float")
 
 
 class Numbers(click.ParamType):
@@ -68,6 +67,9 @@ target_options = together(
     click.option("--cpu", default="auto", show_default=True, help="CPU kind of the target; auto is this machine's."),
 )
 
+gpu_option = click.option(
+    "--gpu", metavar="SM", default="", help="Kind of GPU to build for: sm80, sm89, sm120, … [the target's]."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads to measure speed with."
 )

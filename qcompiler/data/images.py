@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,11 +81,12 @@ def open_images(
             fix=f"leave out {len(files) % fixed} or add {fixed - len(files) % fixed}",
         )
 
-    def feeds() -> Iterator[Feed]:
-        for start in range(0, len(files), step):
-            yield {tensor.name: np.stack([maker(file) for file in files[start : start + step]])}
+    count = -(-len(files) // step)
 
-    return Samples(inputs, feeds, where=where, count=-(-len(files) // step), limit=limit)
+    def at(index: int) -> Feed:
+        return {tensor.name: np.stack([maker(file) for file in files[index * step : (index + 1) * step]])}
+
+    return Samples(inputs, lambda: map(at, range(count)), where=where, count=count, limit=limit, at=at)
 
 
 def _image_maker(tensor: ir.Variable, options: ImageOptions, where: str) -> Callable[[Path], np.ndarray]:

@@ -18,7 +18,8 @@ Feed = dict[str, np.ndarray]
 class Samples:
     """Feeds that fit the model; iterate as often as needed, each time from the start.
 
-    ``count`` is how many feeds there are, None while unknown. ``where`` says where they come from.
+    ``count`` is how many feeds there are, None while unknown. ``where`` says where they come from. ``at`` reads one
+    feed by its place, where the source allows that and the count is known.
 
     Iterating raises DataError at the first feed that does not fit, naming it, and when there is none at all.
     """
@@ -31,6 +32,7 @@ class Samples:
         where: str,
         count: int | None = None,
         limit: int | None = None,
+        at: Callable[[int], Any] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"a limit of {limit} leaves no sample", where=where, fix="give a limit of 1 or more")
@@ -39,6 +41,7 @@ class Samples:
         self.limit = limit
         self.count = count if limit is None or count is None else min(count, limit)
         self._feeds = feeds
+        self._at = at
 
     def __iter__(self) -> Iterator[Feed]:
         index = -1
@@ -47,6 +50,37 @@ class Samples:
         if index < 0:
             raise DataError("there are no samples", where=self.where, fix="give at least one")
         self.count = index + 1
+
+    def numbered(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Feed | DataError]]:
+        """The feeds at the wanted places, each with its place from 0; an error in place of one that does not fit.
+
+        Where feeds can be read one by one, so does an unreadable one become an error in its place, and others than the
+        wanted are not read. A source that breaks off raises DataError.
+        """
+        total = 0
+        if self._at is not None and self.count is not None:
+            total = self.count
+            for index in filter(wanted, range(total)):
+                try:
+                    yield index, check_feed(self._at(index), self.inputs, f"{self.where}: sample {index}")
+                except DataError as error:
+                    yield index, error
+        else:
+            for index, feed in enumerate(islice(self._feeds(), self.limit)):
+                total = index + 1
+                if not wanted(index):
+                    continue
+                try:
+                    yield index, check_feed(feed, self.inputs, f"{self.where}: sample {index}")
+                except DataError as error:
+                    yield index, error
+        if total == 0:
+            raise DataError("there are no samples", where=self.where, fix="give at least one")
+        self.count = total
+
+    def good(self) -> Iterator[Feed]:
+        """The feeds that can be read and fit."""
+        return (feed for _, feed in self.numbered(lambda index: True) if not isinstance(feed, DataError))
 
 
 def check_feed(feed: object, inputs: Sequence[ir.Variable], where: str) -> Feed:

@@ -102,7 +102,13 @@ def _open_folder(
         raise DataError("holds .npz files and images", where=where, fix="keep one kind, or move it to its own folder")
     if arrays:
         _refuse_batch_size(batch_size, where)
-        return Samples(inputs, lambda: map(_npz_feed, arrays), where=where, count=len(arrays), limit=limit)
+
+        def at(index: int) -> Feed:
+            return _npz_feed(arrays[index])
+
+        return Samples(
+            inputs, lambda: map(at, range(len(arrays))), where=where, count=len(arrays), limit=limit, at=at
+        )
     if images:
         return open_images(images, inputs, batch_size, limit, options or ImageOptions(), where)
     raise DataError("holds neither .npz files nor images", where=where, why=f"it has {len(files)} files")

@@ -26,6 +26,13 @@ int qcompiler_table_reset(std::int64_t id) noexcept {
   return kQCompilerOk;
 }
 
+int qcompiler_table_begin(std::int64_t id, std::int64_t sample) noexcept {
+  const auto table = qcompiler::find_table(id);
+  if (table == nullptr) return kQCompilerNoSuchTable;
+  for (std::size_t slot = 0; slot < table->size(); ++slot) table->slot(slot).begin(sample);
+  return kQCompilerOk;
+}
+
 int qcompiler_table_read(std::int64_t id, std::uint64_t slot, std::uint64_t* bins,
                          qcompiler::Observed* observed) noexcept {
   const auto table = qcompiler::find_table(id);

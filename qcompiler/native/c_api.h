@@ -21,6 +21,8 @@ QCOMPILER_EXPORT int qcompiler_table_create(std::uint64_t slots, std::int64_t* i
 QCOMPILER_EXPORT int qcompiler_table_destroy(std::int64_t id) noexcept;
 // Empties every slot.
 QCOMPILER_EXPORT int qcompiler_table_reset(std::int64_t id) noexcept;
+// Says that whatever the table's nodes count from now on comes with the sample of this number, which is not negative.
+QCOMPILER_EXPORT int qcompiler_table_begin(std::int64_t id, std::int64_t sample) noexcept;
 // Writes the slot's 65536 counts to `bins` and the rest to `observed`. Bins hold finite values only.
 QCOMPILER_EXPORT int qcompiler_table_read(std::int64_t id, std::uint64_t slot, std::uint64_t* bins,
                                           qcompiler::Observed* observed) noexcept;

@@ -67,6 +67,7 @@ def load() -> ctypes.CDLL:
     library.qcompiler_table_create.argtypes = [ctypes.c_uint64, ctypes.POINTER(table)]
     library.qcompiler_table_destroy.argtypes = [table]
     library.qcompiler_table_reset.argtypes = [table]
+    library.qcompiler_table_begin.argtypes = [table, ctypes.c_int64]
     library.qcompiler_table_read.argtypes = [table, slot, ctypes.c_void_p, ctypes.c_void_p]
     return library
 

@@ -22,7 +22,8 @@ class Observed:
 
     ``counts``: uint64 [65536]; the bin of a finite float32 x is the upper 16 bits of its representation (x truncated
     to bfloat16), −0.0 counting as +0.0. ``smallest`` and ``largest`` are the exact finite extremes, +inf and −inf
-    while nothing finite was seen. What is not finite is counted aside and not in ``counts``.
+    while nothing finite was seen. What is not finite is counted aside and not in ``counts``; ``first_bad`` is the
+    number of the sample that first held some, −1 while none did. ``…_before``: the same when the latest sample began.
     """
 
     counts: np.ndarray
@@ -32,6 +33,10 @@ class Observed:
     nan: int
     positive_infinity: int
     negative_infinity: int
+    first_bad: int
+    smallest_before: float
+    largest_before: float
+    first_bad_before: int
 
 
 class ObservationTable:
@@ -60,6 +65,10 @@ class ObservationTable:
             self._library.qcompiler_table_read(self.id, slot, counts.ctypes.data, ctypes.byref(rest)), slot
         )
         return Observed(counts, **{name: getattr(rest, name) for name, _ in _Rest._fields_})
+
+    def begin(self, sample: int) -> None:
+        """Say that what is counted from now on comes with the sample of this number."""
+        self._check(self._library.qcompiler_table_begin(self.id, sample), None)
 
     def reset(self) -> None:
         """Empty every slot."""
@@ -102,4 +111,8 @@ class _Rest(ctypes.Structure):
         ("nan", ctypes.c_uint64),
         ("positive_infinity", ctypes.c_uint64),
         ("negative_infinity", ctypes.c_uint64),
+        ("first_bad", ctypes.c_int64),
+        ("smallest_before", ctypes.c_float),
+        ("largest_before", ctypes.c_float),
+        ("first_bad_before", ctypes.c_int64),
     )

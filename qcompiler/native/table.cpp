@@ -29,6 +29,14 @@ float from_key(std::int32_t key) {
   return value;
 }
 
+float smallest_of(const Extremes& seen) {
+  return seen.smallest > seen.largest ? std::numeric_limits<float>::infinity() : from_key(seen.smallest);
+}
+
+float largest_of(const Extremes& seen) {
+  return seen.smallest > seen.largest ? -std::numeric_limits<float>::infinity() : from_key(seen.largest);
+}
+
 }  // namespace
 
 void Slot::add(ObserveFunction observe, const std::uint32_t* bits, std::size_t count) {
@@ -40,11 +48,28 @@ void Slot::add(ObserveFunction observe, const std::uint32_t* bits, std::size_t c
   while (count > 0) {
     if (pending_ == kLaneLimit) spill();
     const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(count, kLaneLimit - pending_));
+    const std::uint64_t bad_before = bad();
     observe(bits, part, lanes_.get(), &extremes_);
+    if (first_bad_ < 0 && bad() != bad_before) first_bad_ = sample_;
     pending_ += part;
     bits += part;
     count -= part;
   }
+}
+
+void Slot::begin(std::int64_t sample) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  sample_ = sample;
+  extremes_before_ = extremes_;
+  first_bad_before_ = first_bad_;
+}
+
+std::uint64_t Slot::bad() const {
+  std::uint64_t count = 0;
+  for (const std::uint32_t bin : {kBinNan, kBinPositiveInfinity, kBinNegativeInfinity}) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) count += lanes_[bin * kLanes + lane];
+  }
+  return count;
 }
 
 void Slot::spill() {
@@ -81,8 +106,12 @@ void Slot::read(std::uint64_t* bins, Observed& observed) const {
   observed.positive_infinity = take(kBinPositiveInfinity);
   observed.negative_infinity = take(kBinNegativeInfinity);
   observed.finite = total;
-  observed.smallest = total > 0 ? from_key(extremes_.smallest) : std::numeric_limits<float>::infinity();
-  observed.largest = total > 0 ? from_key(extremes_.largest) : -std::numeric_limits<float>::infinity();
+  observed.smallest = smallest_of(extremes_);
+  observed.largest = largest_of(extremes_);
+  observed.first_bad = first_bad_;
+  observed.smallest_before = smallest_of(extremes_before_);
+  observed.largest_before = largest_of(extremes_before_);
+  observed.first_bad_before = first_bad_before_;
 }
 
 void Slot::reset() {
@@ -90,7 +119,8 @@ void Slot::reset() {
   lanes_.reset();
   spilled_.clear();
   pending_ = 0;
-  extremes_ = Extremes{};
+  extremes_ = extremes_before_ = Extremes{};
+  first_bad_ = first_bad_before_ = -1;
 }
 
 std::int64_t add_table(std::size_t slots) {

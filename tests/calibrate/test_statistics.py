@@ -128,9 +128,9 @@ def test_parts_that_do_not_belong_together_are_refused(feeds: list[dict[str, np.
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     path = Statistics({}, "a-b", 1).save(tmp_path / "s.npz")
     arrays = dict(np.load(path))
-    arrays["header"] = np.array(str(arrays["header"]).replace('"format": 1', '"format": 9'))
+    arrays["header"] = np.array(str(arrays["header"]).replace('"format": 2', '"format": 9'))
     np.savez(path, **arrays)
-    expect("has format 9 (this version reads 1); calibrate again", path)
+    expect("has format 9 (this version reads 2); calibrate again", path)
 
 
 def test_a_file_of_another_model_is_refused_with_the_difference(tmp_path: Path) -> None:

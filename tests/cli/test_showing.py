@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from qcompiler import registry
 
-COMMANDS = ("bench", "calibrate", "compile", "inspect", "passes", "plan", "targets", "verify")
+COMMANDS = ("bench", "calibrate", "compile", "inspect", "merge", "passes", "plan", "stats", "targets", "verify")
 
 
 def test_inspect(folder: Path) -> None:

@@ -169,3 +169,17 @@ def test_a_table_must_have_a_sensible_size() -> None:
         native.ObservationTable(-1)
     with pytest.raises(MemoryError):
         native.ObservationTable(2**60)
+
+
+def test_the_first_sample_that_is_not_finite_and_what_was_known_before_the_latest() -> None:
+    with native.ObservationTable(1) as table:
+        runner = session(observing_model(table.id))
+        for sample, value in ((3, 1.0), (5, np.nan), (8, np.inf), (9, 7.0)):
+            table.begin(sample)
+            runner.run(None, {"X": np.array([value, 2.0], np.float32)})
+        seen = table.read(0)
+        assert (seen.first_bad, seen.first_bad_before) == (5, 5)
+        assert (seen.largest, seen.largest_before, seen.smallest_before) == (7.0, 2.0, 1.0)
+        table.reset()
+        table.begin(10)
+        assert (table.read(0).first_bad, table.read(0).smallest_before) == (-1, np.inf)

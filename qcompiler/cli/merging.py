@@ -1,0 +1,28 @@
+"""merge: the statistics of shards put together."""
+
+from __future__ import annotations
+
+import click
+
+from qcompiler.cli import options as shared
+
+
+@click.command("merge")
+@click.argument("files", nargs=-1, required=True, metavar="FILE.npz…")
+@click.option("-o", "--output", metavar="FILE.npz", required=True, help="Where the statistics of the whole data go.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@shared.debug_option
+def merge_command(files: tuple[str, ...], output: str, quiet: bool, debug: bool) -> None:
+    """Put the statistics of all shards of a calibration together: bit for bit those of one run, in any order."""
+    shared.check_outputs([output], files)
+
+    from qcompiler.calibrate import Statistics, merge_shards
+    from qcompiler.cli.calibrating import say
+
+    statistics = merge_shards([(file, Statistics.load(file)) for file in files])
+    statistics.save(output)
+    if not quiet:
+        say(output, statistics)
+
+
+COMMANDS = (merge_command,)

@@ -1,0 +1,203 @@
+"""What TensorRT makes of a model: its own ahead-of-time builder is asked, which needs no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.errors import DataError, DependencyError, TargetError, VerificationError
+from qcompiler.runtime import Feed
+from qcompiler.verify.fused import Fate
+from qcompiler.verify.tensorrt_log import Layer, read
+
+PACKAGE = "tensorrt_rtx"
+SECONDS = 900.0
+"""What a build may take."""
+MOST_NAMED = 4
+_LONGEST_SHAPE = 16
+"""Integers that an input which holds a shape may have, at most."""
+
+Bounds = tuple[list[int], list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine: for which GPU, by which version, its layers in order, its size, and what building took."""
+
+    gpu: str
+    version: str
+    layers: tuple[Layer, ...]
+    bytes: int
+    seconds: float
+    peak_bytes: int
+
+    @property
+    def attentions(self) -> int:
+        return sum(layer.attention for layer in self.layers)
+
+    def heavy(self) -> list[Layer]:
+        return [layer for layer in self.layers if layer.heavy]
+
+    def glue(self) -> list[Layer]:
+        """What is neither a product nor a convolution."""
+        return [layer for layer in self.layers if not layer.heavy]
+
+    def histogram(self) -> dict[str, int]:
+        """Layers by kind and type, ``gemm Int8``, the most frequent first."""
+        counts = Counter(f"{'attention' if one.attention else one.kind} {one.type}" for one in self.layers)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def layers_of(self) -> dict[str, list[Layer]]:
+        """The layers that hold each node of the model."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            for node in layer.nodes:
+                found.setdefault(node, []).append(layer)
+        return found
+
+    def fates(self, names: Iterable[str]) -> dict[str, Fate]:
+        """The fate of each node that is meant to work on codes."""
+        layers, found = self.layers_of(), {}
+        for name in names:
+            holding = layers.get(name, [])
+            coded = next((layer for layer in holding if layer.coded), None)
+            if coded is not None:
+                found[name] = Fate(name, f"{coded.kind} {coded.coded}", True)
+            elif holding:
+                types = ", ".join(dict.fromkeys(holding[0].inputs))
+                found[name] = Fate(name, f"{holding[0].kind} {holding[0].type}", False, f"its layer reads {types}")
+            else:
+                found[name] = Fate(name, "-", True)
+        return found
+
+
+def installed() -> bool:
+    return find_spec(PACKAGE) is not None
+
+
+def shapes_of(inputs: Sequence[ir.Variable], feeds: Iterable[Feed]) -> dict[str, Bounds]:
+    """(least, usual, most) of each axis of each input over the feeds: what an optimization profile says."""
+    seen: dict[str, Counter[tuple[int, ...]]] = {tensor.name: Counter() for tensor in inputs}
+    for feed in feeds:
+        for name, array in feed.items():
+            if name in seen:
+                seen[name][array.shape] += 1
+    bounds: dict[str, Bounds] = {}
+    for name, counts in seen.items():
+        if counts:
+            axes = list(zip(*counts))
+            usual = counts.most_common(1)[0][0]
+            bounds[name] = [min(axis) for axis in axes], list(usual), [max(axis) for axis in axes]
+    return bounds
+
+
+def values_of(inputs: Sequence[ir.Variable], feeds: Sequence[Feed]) -> dict[str, Bounds]:
+    """(least, usual, most) of the values of integer inputs that may be shapes."""
+    found: dict[str, Bounds] = {}
+    for tensor in inputs:
+        arrays = [feed[tensor.name] for feed in feeds if tensor.name in feed]
+        if not arrays or arrays[0].dtype.kind != "i" or arrays[0].ndim > 1 or arrays[0].size > _LONGEST_SHAPE:
+            continue
+        if len({array.shape for array in arrays}) == 1:
+            stack = np.stack(arrays).reshape(len(arrays), -1)
+            found[tensor.name] = stack.min(0).tolist(), stack[0].tolist(), stack.max(0).tolist()
+    return found
+
+
+def build(
+    model: ir.Graph | str | os.PathLike[str],
+    gpu: str,
+    inputs: Sequence[ir.Variable],
+    feeds: Sequence[Feed],
+    *,
+    seconds: float = SECONDS,
+) -> Engine:
+    """Builds the model for a kind of GPU (``sm89``), for the shapes that the feeds have.
+
+    Raises:
+        DependencyError: TensorRT-RTX is not installed.
+        TargetError: it does not build for such a GPU.
+        VerificationError: it refuses the model, naming the nodes, or fails on it, or takes longer than ``seconds``.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        if isinstance(model, ir.Graph):
+            path = ir.save(model, Path(folder) / "model.onnx")
+        else:
+            path = Path(model)
+        shapes = shapes_of(inputs, feeds)
+        for tensor in inputs:
+            fixed = tensor.shape is not None and all(isinstance(size, int) and size > 0 for size in tensor.shape)
+            if not fixed and tensor.name not in shapes:
+                raise DataError(
+                    f"the shape of input '{tensor.name}' is not fixed", where="TensorRT",
+                    why="an engine is built for a range of shapes", fix="give samples (--data)",
+                )  # fmt: skip
+        answer = Path(folder) / "answer.json"
+        request = {"model": str(path), "gpu": gpu, "answer": str(answer), "shapes": shapes}
+        found = _asked({**request, "values": values_of(inputs, feeds)}, answer, seconds)
+    _check(found, gpu, path.name)
+    layers = read(found["log"], found["version"])
+    return Engine(gpu, found["version"], layers, found["bytes"], found["seconds"], found["peak_bytes"])
+
+
+def _asked(request: Mapping[str, Any], answer: Path, seconds: float) -> dict[str, Any]:
+    if not installed():
+        raise _missing("it is not installed")
+    command = [sys.executable, "-m", "qcompiler.verify.tensorrt_builder"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise VerificationError(
+            f"TensorRT's builder took longer than {seconds:.0f} s", fix="allow more, or a smaller model"
+        ) from None
+    if not answer.exists():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = f"signal {-done.returncode}" if done.returncode < 0 else (lines or ["no message"])[-1]
+        raise VerificationError("TensorRT's builder ended without an answer", why=why, fix="report it with the model")
+    loaded: dict[str, Any] = json.loads(answer.read_text())
+    return loaded
+
+
+def _check(found: Mapping[str, Any], gpu: str, where: str) -> None:
+    """Raises what the builder's answer says went wrong."""
+    match found.get("error"):
+        case "missing":
+            raise _missing(found["message"])
+        case "gpu":
+            raise TargetError(f"TensorRT-RTX builds for no '{gpu}'", fix=f"use one of {', '.join(found['known'])}")
+        case "parse":
+            raise refusal(found["refused"], where)
+        case "build":
+            why = "; ".join(dict.fromkeys(found["messages"][:3])) or "it gives no reason"
+            raise VerificationError(f"TensorRT does not build it for {gpu}", where=where, why=why)
+
+
+def refusal(refused: Sequence[Mapping[str, str]], where: str) -> VerificationError:
+    """One error for all nodes that the parser refuses."""
+    named = list(dict.fromkeys(f"'{one['node'] or '?'}' ({one['operator'] or 'the model'})" for one in refused))
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    reason = refused[0]["message"].removeprefix("Assertion failed: ").partition(": ")
+    return VerificationError(
+        f"TensorRT does not parse node {', '.join(named[:MOST_NAMED])}{more}", where=where,
+        why=reason[2] or reason[0], fix="see: qcompiler lint --target tensorrt",
+    )  # fmt: skip
+
+
+def _missing(why: str) -> DependencyError:
+    return DependencyError(
+        "TensorRT-RTX is needed to build an engine", why=why, fix="install it: pip install 'qcompiler-onnx[tensorrt]'"
+    )

@@ -1,0 +1,175 @@
+"""calibrate, merge and stats: what they write, say and refuse."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.programs import invoke, run, samples, spawn
+
+from qcompiler.calibrate import Statistics
+
+CALIBRATE = ("calibrate", "conv.onnx", "--data", "conv.npz")
+
+
+def shards(count: int) -> list[str]:
+    names = [f"s{number}.npz" for number in range(1, count + 1)]
+    for number, name in enumerate(names, 1):
+        done = invoke(*CALIBRATE, "-o", name, "--shard", f"{number}/{count}")
+        assert done.code == 0 and f"shard {number} of {count}" in done.out, done
+    return names
+
+
+def test_shards_merge_to_the_bytes_of_one_run(folder: Path) -> None:
+    invoke(*CALIBRATE, "-o", "one.npz", "--observer", "percentile", "--workers", 1)
+    invoke(*CALIBRATE, "-o", "two.npz", "--observer", "percentile", "--workers", 2)
+    assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
+    invoke(*CALIBRATE, "-o", "any.npz")
+    done = invoke("merge", *reversed(shards(5)), "-o", "merged.npz")
+    assert (done.code, done.err) == (0, "") and "3 tensors over 12 samples" in done.out
+    assert (folder / "merged.npz").read_bytes() == (folder / "any.npz").read_bytes()
+    assert (folder / "merged.npz").read_bytes() != (folder / "one.npz").read_bytes(), "the observer is noted"
+
+
+def test_what_merge_refuses(folder: Path) -> None:
+    names = shards(3)
+    invoke("merge", names[0], names[2], "-o", "m.npz").fails(1, "shard 2 is missing")
+    invoke("merge", *names, names[0], "-o", "m.npz").fails(1, "s1.npz: is shard 1 of 3")
+    invoke("merge", *names, "gone.npz", "-o", "m.npz").fails(1, "gone.npz: no such file")
+    invoke("merge", *names, "-o", "s1.npz").fails(1, "would overwrite")
+    invoke("compile", "conv.onnx", "-o", "o.onnx", "--stats", names[0]).fails(1, "is shard 1 of 3", "qcompiler merge")
+    assert not (folder / "m.npz").exists()
+
+
+def test_choices_are_refused_before_any_work(folder: Path) -> None:
+    for wrong in ("0/3", "4/3", "2", "a/b"):
+        invoke(*CALIBRATE, "-o", "s.npz", "--shard", wrong).fails(2, "is no shard such as 3/8")
+    invoke(*CALIBRATE, "-o", "s.npz", "--scheduler", "somewhere").fails(2, "neither local nor an address")
+    invoke(*CALIBRATE, "-o", "s.npz", "--scheduler", "tcp://a:1", "--workers", 2).fails(2, "--workers is for the local")
+
+
+def test_the_observer_that_statistics_were_taken_for_is_insisted_on(folder: Path) -> None:
+    assert invoke(*CALIBRATE, "-o", "s.npz", "--observer", "minmax").code == 0
+    made = ("compile", "conv.onnx", "--no-timing", "--stats", "s.npz")
+    invoke(*made, "-o", "a.onnx", "--observer", "mse").fails(1, "s.npz: was taken for observer minmax, not mse")
+    (folder / "r.toml").write_text('observer = "entropy"')
+    invoke(*made, "-o", "a.onnx", "--recipe", "r.toml").fails(1, "was taken for observer minmax, not entropy")
+    assert invoke(*made, "-o", "a.onnx").code == 0
+    assert invoke(*made, "-o", "b.onnx", "--observer", "minmax").code == 0
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+    assert invoke(*CALIBRATE, "-o", "s.npz").code == 0
+    for observer in ("mse", "entropy"):
+        assert invoke(*made, "-o", "a.onnx", "--observer", observer).code == 0, "these serve any"
+
+
+def test_bad_samples_are_skipped_and_listed(folder: Path) -> None:
+    x = samples((6, 3, 16, 16))
+    x[2] = np.nan
+    np.savez(folder / "bad.npz", x=x)
+    bad = ("calibrate", "conv.onnx", "-o", "s.npz", "--data", "bad.npz")
+    invoke(*bad).fails(1, "bad.npz: sample 2: input 'x': holds 768 NaN")
+    done = invoke(*bad, "--skip-bad")
+    assert done.code == 0 and "over 5 samples" in done.out
+    assert "skipped sample 2: holds 768 NaN" in done.out
+
+
+def test_unreadable_pictures_are_skipped(folder: Path) -> None:
+    from PIL import Image
+
+    (folder / "pictures").mkdir()
+    for index in range(4):
+        Image.new("RGB", (16, 16), (index * 60, 0, 0)).save(folder / "pictures" / f"{index}.png")
+    (folder / "pictures" / "1.png").write_bytes(b"no picture")
+    picture = ("calibrate", "conv.onnx", "-o", "s.npz", "--data", "pictures")
+    invoke(*picture).fails(1, "1.png: is no readable image")
+    done = invoke(*picture, "--skip-bad")
+    assert done.code == 0 and "over 3 samples" in done.out and "skipped sample 1: is no readable image" in done.out
+
+
+def test_smoothing_of_earlier_statistics(folder: Path) -> None:
+    invoke(*CALIBRATE, "-o", "one.npz")
+    invoke(*CALIBRATE, "-o", "two.npz", "--smoothing", "one.npz")
+    assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
+
+
+def test_a_tensor_that_is_not_finite_is_named_with_its_first_sample(folder: Path) -> None:
+    x = samples((6, 3, 16, 16))
+    x[3, 0, 0, 0] = np.inf
+    np.savez(folder / "inf.npz", x=x)
+    done = invoke("calibrate", "conv.onnx", "-o", "s.npz", "--data", "inf.npz")
+    assert done.code == 0, done
+    assert "not finite: 1 +inf in 'x', first in sample 3; not in its range" in done.out
+    assert np.isfinite(Statistics.load(folder / "s.npz").tensors["x"].largest)
+    assert "first in sample 3" in invoke("stats", "s.npz").out
+
+
+@pytest.mark.slow
+def test_after_kill_9_a_run_goes_on_to_the_same_bytes(folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        "import time\nimport numpy as np\n"
+        "def feeds():\n"
+        "    for index in range(60):\n"
+        "        time.sleep(0.1)\n"
+        "        yield {'x': np.random.default_rng(index).normal(size=(1, 3, 16, 16)).astype(np.float32)}\n"
+    )
+    ours = ("calibrate", "conv.onnx", "--data", "mine.py:feeds", "--workers", 1)
+    checkpoint = folder / "s.npz.checkpoint"
+    process = spawn(*ours, "-o", "s.npz")
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert checkpoint.exists() and not (folder / "s.npz").exists()
+    done = run(*ours, "-o", "s.npz", "--resume")
+    assert done.code == 0 and "over 60 samples" in done.out, done
+    assert not checkpoint.exists()
+    assert run(*ours, "-o", "whole.npz").code == 0
+    assert (folder / "s.npz").read_bytes() == (folder / "whole.npz").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_refused(folder: Path) -> None:
+    (folder / "s.npz.checkpoint").write_bytes(b"nonsense")
+    invoke(*CALIBRATE, "-o", "s.npz", "--resume").fails(1, "s.npz.checkpoint: is no checkpoint")
+    assert invoke(*CALIBRATE, "-o", "s.npz").code == 0, "without --resume it begins anew"
+    assert not (folder / "s.npz.checkpoint").exists()
+
+
+def test_stats_of_all_tensors_and_of_one(folder: Path) -> None:
+    invoke(*CALIBRATE, "-o", "s.npz")
+    done = invoke("stats", "s.npz")
+    assert done.code == 0 and "3 tensors over 12 samples, for any observer" in done.out
+    for word in ("smallest", "zeros %", "beyond", "minmax", "percentile", "entropy", "mse", "r1", "c2"):
+        assert word in done.out
+    one = invoke("stats", "s.npz", "--tensor", "r1")
+    assert one.code == 0 and "finite values" in one.out and "clipped %" in one.out
+    rows = [line for line in one.out.splitlines() if "█" in line]
+    seen = Statistics.load(folder / "s.npz").tensors["r1"]
+    counts = sum(int(line.partition("◄")[0].split()[-1]) for line in one.out.splitlines()[-32:])
+    assert 16 < len(rows) <= 32 and abs(counts - seen.finite) <= 32
+    invoke("stats", "s.npz", "--tensor", "r2").fails(1, "s.npz: does not hold tensor 'r2'")
+
+
+def test_stats_of_what_has_no_range(folder: Path) -> None:
+    (folder / "one_way.py").write_text(
+        "import numpy as np\n"
+        "def feeds():\n"
+        "    yield {'x': np.zeros((1, 16), np.float32), 'flag': np.array(True)}\n"
+    )
+    assert invoke("calibrate", "if.onnx", "-o", "s.npz", "--data", "one_way.py:feeds").code == 0
+    done = invoke("stats", "s.npz")
+    assert done.code == 0, done
+    assert "every value is 0" in invoke("stats", "s.npz", "--tensor", "x").out
+
+
+def test_stats_draws(folder: Path) -> None:
+    invoke(*CALIBRATE, "-o", "s.npz")
+    for more in ((), ("--tensor", "r1")):
+        done = invoke("stats", "s.npz", *more, "--plot", "drawn.png")
+        assert done.code == 0 and "wrote drawn.png" in done.out, done
+        assert (folder / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    invoke("stats", "s.npz", "--plot", "drawn.docx").fails(1, "drawn.docx: is no kind of picture")
+    invoke("stats", "s.npz", "--plot", "s.npz").fails(1, "would overwrite")
