@@ -30,7 +30,7 @@ class RoundWeights(MomentsPass):
 
     name: ClassVar[str] = "round-weights"
     semantics: ClassVar[Semantics] = Semantics.EXACT
-    damping: float = 0.02
+    damping: float = 0.1
     least_gain: float = 0.3
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, list[str]]:

@@ -266,8 +266,8 @@ class Compilation:
         for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
             if statistics is None and isinstance(one, MomentsPass):
                 assert ctx.plan is not None
-                wanted = one.wanted(self.graph, ctx.plan)
-                moments = calibrate.second_moments(self.graph, wanted, self.typical(skip_bad=skip_bad))
+                readers = one.wanted(self.graph, ctx.plan)
+                moments = calibrate.second_moments(self.graph, readers, self.typical(skip_bad=skip_bad))
                 ctx = self._run([one], self.graph, replace(ctx, moments=moments))
         return replace(ctx, rows=None, moments=None)
 
