@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto, helper
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler import native
 
@@ -15,6 +18,92 @@ def observing_model(table: int, slot: int = 0, element: int = TensorProto.FLOAT)
         "observe",
         [helper.make_tensor_value_info("X", element, None)],
         [helper.make_tensor_value_info("Y", TensorProto.INT64, [1])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+@dataclass(frozen=True)
+class Int4Weights:
+    """Weights [K, N] in 4 bits as MatMulInt4 and GatherInt4 take them, and the numbers they stand for."""
+
+    depth: int
+    columns: int
+    block: int  # 0: one scale a column
+    packed: np.ndarray  # uint8 [N, blocks, bytes]
+    scales: np.ndarray  # float32 or float16 [N, blocks]
+    zero_points: np.ndarray | None  # uint8 [N, ceil(blocks / 2)]
+    values: np.ndarray  # float64 [K, N]
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        return {"K": self.depth, "N": self.columns, "block_size": self.block}
+
+    @property
+    def initializers(self) -> dict[str, np.ndarray]:
+        named = {"B": self.packed, "scales": self.scales}
+        return named if self.zero_points is None else {**named, "zero_points": self.zero_points}
+
+
+def random_int4_weights(
+    depth: int, columns: int, block: int, zero_points: bool = False, scales: type = np.float32, seed: int = 0
+) -> Int4Weights:
+    rng = np.random.default_rng(seed)
+    width = block or depth
+    blocks = depth // width
+    four_bits = rng.integers(0, 16, (columns, blocks, width), dtype=np.uint8)
+    scale = (rng.uniform(0.5, 2, (columns, blocks)) * rng.choice([-0.01, 0.01], (columns, blocks))).astype(scales)
+    zero_point = rng.integers(0, 16, (columns, blocks), dtype=np.uint8) if zero_points else np.full_like(scale, 8)
+    values = (four_bits - zero_point.astype(np.float64)[..., None]) * scale.astype(np.float64)[..., None]
+    return Int4Weights(
+        depth, columns, block, pack_pairs(four_bits), scale, pack_pairs(zero_point) if zero_points else None,
+        values.reshape(columns, depth).T,
+    )
+
+
+def pack_pairs(four_bits: np.ndarray) -> np.ndarray:
+    """Two neighbours along the last axis to a byte, the even one in its low half."""
+    padded = np.concatenate([four_bits, np.zeros((*four_bits.shape[:-1], four_bits.shape[-1] % 2), np.uint8)], axis=-1)
+    return padded[..., ::2] | padded[..., 1::2] << 4
+
+
+def matmul_int4_model(
+    weights: Int4Weights, bias: np.ndarray | None = None, element: int = TensorProto.FLOAT,
+    constants: bool = True, **attributes: object,
+) -> bytes:
+    """A [..., K] in, Y [..., N] out, through one MatMulInt4 named "product"."""
+    initializers = dict(weights.initializers)
+    if bias is not None:
+        initializers["bias"] = bias
+    names = [name if name in initializers else "" for name in ("B", "scales", "zero_points", "bias")]
+    node = helper.make_node(
+        "MatMulInt4", ["A", *names], ["Y"], name="product", domain=native.DOMAIN, **{**weights.attributes, **attributes}
+    )
+    return _int4_model(node, helper.make_tensor_value_info("A", element, None), element, initializers, constants)
+
+
+def gather_int4_model(weights: Int4Weights, indices: int = TensorProto.INT64, **attributes: object) -> bytes:
+    """A, indices, in; Y, their rows of the transposed weights, out, through one GatherInt4 named "embedding"."""
+    names = [name if name in weights.initializers else "" for name in ("B", "scales", "zero_points")]
+    node = helper.make_node(
+        "GatherInt4", ["A", *names], ["Y"], name="embedding", domain=native.DOMAIN,
+        **{**weights.attributes, **attributes},
+    )
+    element = helper.np_dtype_to_tensor_dtype(weights.scales.dtype)
+    return _int4_model(node, helper.make_tensor_value_info("A", indices, None), element, weights.initializers, True)
+
+
+def _int4_model(node, a, element: int, initializers: dict[str, np.ndarray], constants: bool) -> bytes:
+    computed = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in initializers.items()
+    ]
+    graph = helper.make_graph(
+        [node],
+        "int4",
+        [a] if constants else [a, *computed],
+        [helper.make_tensor_value_info("Y", element, None)],
+        [numpy_helper.from_array(value, name) for name, value in initializers.items()] if constants else [],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()

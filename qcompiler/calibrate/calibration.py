@@ -12,9 +12,10 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Feed
+from qcompiler.calibrate.functions import completed, split
 from qcompiler.calibrate.schedulers import HERE, Counter, Scheduler
 from qcompiler.calibrate.shards import WHOLE, Shard
-from qcompiler.calibrate.statistics import Statistics, TensorStatistics, add_keys, feed_key, model_key
+from qcompiler.calibrate.statistics import Function, Statistics, TensorStatistics, add_keys, feed_key, model_key
 from qcompiler.data import Samples
 from qcompiler.errors import DataError, QCompilerError, StatisticsError
 
@@ -53,7 +54,8 @@ class Calibration:
             StatisticsError: a tensor cannot be observed, or the checkpoint is damaged or of another run.
             WorkerError: what counts was lost, or cannot be reached.
         """
-        start = self._start()
+        tensors, functions = split(self.graph, self.tensors)
+        start = self._start(tensors, functions)
         shard, key = self.shard, start.statistics.model_key
         unread: dict[int, str] = {}
         before = start.statistics
@@ -66,11 +68,12 @@ class Calibration:
             counted = replace(
                 counted, model_key=key, smoothing=before.smoothing, rounding=before.rounding,
                 observer=before.observer, shard=before.shard, skipped={**counted.skipped, **skipped},
+                functions=functions,
             )  # fmt: skip
             return Checkpoint(before.merge(counted), max(next_sample, start.next_sample))
 
         saved = time.monotonic()
-        with self.scheduler.open(self.graph, self.tensors) as counter:
+        with self.scheduler.open(self.graph, tensors) as counter:
             try:
                 for done, (sample, feed) in enumerate(self._beyond(samples, start), before.samples + 1):
                     if isinstance(feed, DataError):
@@ -96,17 +99,19 @@ class Calibration:
         if statistics.samples == 0 and shard.count == 1:
             why = next(iter(skipped.values()), "")
             raise DataError("there are no samples that can be used", where=samples.where, why=why)
-        return replace(statistics, skipped=skipped)
+        statistics = replace(statistics, skipped=skipped)
+        return completed(statistics) if shard.count == 1 else statistics
 
-    def _start(self) -> Checkpoint:
+    def _start(self, counted: Sequence[str], functions: dict[str, Function]) -> Checkpoint:
         nothing = Statistics(
-            {name: TensorStatistics.empty() for name in dict.fromkeys(self.tensors)},
+            {name: TensorStatistics.empty() for name in counted},
             model_key(self.graph),
             0,
             smoothing=dict(self.smoothing),
             rounding=dict(self.rounding),
             observer=self.observer,
             shard=(self.shard.number, self.shard.count),
+            functions=functions,
         )
         if not self.resume or self.checkpoint is None or not self.checkpoint.exists():
             return Checkpoint(nothing, 0)

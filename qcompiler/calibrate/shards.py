@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from qcompiler.calibrate.functions import completed
 from qcompiler.calibrate.statistics import Statistics
 from qcompiler.errors import StatisticsError
 
@@ -73,4 +74,4 @@ def merge_shards(named: Sequence[tuple[str, Statistics]]) -> Statistics:
     if merged.samples + len(merged.skipped) != merged.total:
         why = f"{merged.samples} and {len(merged.skipped)} skipped of {merged.total}"
         raise StatisticsError("the shards do not add up to the data set", why=why, fix="calibrate all of them again")
-    return merged
+    return completed(merged)

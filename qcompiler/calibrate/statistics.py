@@ -111,6 +111,15 @@ class TensorStatistics:
 
 
 @dataclass(frozen=True)
+class Function:
+    """Makes a tensor's statistics of those of ``source``: ``model`` is a serialized ONNX model that computes float32
+    ``[n]`` from float32 ``[n]``, element by element."""
+
+    source: str
+    model: bytes
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Statistics of a model's tensors by name, with what they are of.
 
@@ -122,7 +131,7 @@ class Statistics:
     ``observer``: the one asked for when these were taken; empty when any will do, as all are solved from the same
     counts. ``skipped``: samples left out because they failed, by their place in the data, with the reason. ``shard``:
     these are part ``i`` of ``n`` of a data set of ``total`` samples; ``(1, 1)`` is all of it, and ``total`` is 0 where
-    nobody counted.
+    nobody counted. ``functions``: tensors to be made of others once all shards are merged.
     """
 
     tensors: dict[str, TensorStatistics]
@@ -135,6 +144,7 @@ class Statistics:
     shard: tuple[int, int] = (1, 1)
     total: int = 0
     rounding: dict[str, np.ndarray] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
@@ -165,6 +175,8 @@ class Statistics:
         """What was set differently when these were taken; empty when nothing was."""
         if self.observer != other.observer:
             return f"one is for observer {self.observer or 'any'}, the other for {other.observer or 'any'}"
+        if self.functions != other.functions:
+            return "they count different tensors"
         if self.total != other.total:
             return f"one is of a data set of {self.total} samples, the other of {other.total}"
         for done, mine, theirs in (
@@ -221,6 +233,7 @@ class Statistics:
             "skipped": {str(index): why for index, why in sorted(self.skipped.items())},
             "shard": self.shard,
             "total": self.total,
+            "functions": {name: function.source for name, function in self.functions.items()},
         }
         arrays = {
             "header": np.array(json.dumps(header)),
@@ -235,6 +248,8 @@ class Statistics:
             arrays[f"smoothing_{index}"] = scale
         for index, change in enumerate(self.rounding.values()):
             arrays[f"rounding_{index}"] = change
+        for index, function in enumerate(self.functions.values()):
+            arrays[f"function_{index}"] = np.frombuffer(function.model, np.uint8)
         (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
 
     @staticmethod
@@ -316,6 +331,11 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
         (number, count),
         int(header["total"]),
         rounding,
+        {
+            name: Function(source, arrays[f"function_{index}"].tobytes())
+            for index, (name, source) in enumerate(header["functions"].items())
+            if source in tensors
+        },
     )
 
 

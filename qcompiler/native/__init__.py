@@ -3,20 +3,30 @@
 The library is C++ and needs no Python: any ONNX Runtime from 1.18 on loads it by its path
 (``SessionOptions.register_custom_ops_library``). It is optional: without it everything but these operators works.
 
-``QCOMPILER_ISA`` (auto, avx512vnni, avx2, neon, scalar) is read each time the library is registered.
+``QCOMPILER_ISA`` (auto, avx512vnni, avxvnni, avx2, neondot, neon, scalar) is read each time the library is registered.
 """
 
 from __future__ import annotations
 
-from qcompiler.native.library import DOMAIN, available, isa, library_path, register_custom_ops
+from qcompiler.native.library import (
+    DOMAIN,
+    ISAS,
+    available,
+    int4_runs,
+    isa,
+    library_path,
+    register_custom_ops,
+)
 from qcompiler.native.observation import BINS, ObservationTable, Observed
 
 __all__ = [
     "BINS",
     "DOMAIN",
+    "ISAS",
     "ObservationTable",
     "Observed",
     "available",
+    "int4_runs",
     "isa",
     "library_path",
     "register_custom_ops",

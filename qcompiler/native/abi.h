@@ -32,8 +32,8 @@ struct TensorTypeAndShapeInfo;
 struct ShapeInferContext;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
-enum ElementType : int { kUndefined = 0, kFloat = 1, kInt64 = 7, kFloat16 = 10 };
-enum Characteristic : int { kRequired = 0 };
+enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
+enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kMemoryDefault = 0 };
 
 struct CustomOp;
@@ -41,7 +41,9 @@ using Unused = void (*)();
 
 struct Api {
   Status*(QCOMPILER_ORT_CALL* CreateStatus)(ErrorCode code, const char* message) noexcept;  // slot 0
-  Unused slots_1_to_26[25];
+  Unused slot_1[1];
+  const char*(QCOMPILER_ORT_CALL* GetErrorMessage)(const Status* status) noexcept;  // slot 2
+  Unused slots_3_to_26[23];
   Status*(QCOMPILER_ORT_CALL* CreateCustomOpDomain)(const char* name, CustomOpDomain** out) noexcept;  // slot 26
   Status*(QCOMPILER_ORT_CALL* CustomOpDomain_Add)(CustomOpDomain* domain, const CustomOp* op) noexcept;  // slot 27
   Status*(QCOMPILER_ORT_CALL* AddCustomOpDomain)(SessionOptions* options, CustomOpDomain* domain) noexcept;  // slot 28
@@ -50,14 +52,20 @@ struct Api {
   Unused slots_52_to_60[8];
   Status*(QCOMPILER_ORT_CALL* GetTensorElementType)(const TensorTypeAndShapeInfo* info,
                                                     ElementType* out) noexcept;  // slot 60
-  Unused slots_61_to_64[3];
+  Status*(QCOMPILER_ORT_CALL* GetDimensionsCount)(const TensorTypeAndShapeInfo* info, std::size_t* out) noexcept;  // slot 61
+  Status*(QCOMPILER_ORT_CALL* GetDimensions)(const TensorTypeAndShapeInfo* info, std::int64_t* dimensions,
+                                             std::size_t rank) noexcept;  // slot 62
+  Unused slot_63[1];
   Status*(QCOMPILER_ORT_CALL* GetTensorShapeElementCount)(const TensorTypeAndShapeInfo* info,
                                                           std::size_t* out) noexcept;  // slot 64
   Status*(QCOMPILER_ORT_CALL* GetTensorTypeAndShape)(const Value* value, TensorTypeAndShapeInfo** out) noexcept;  // slot 65
   Unused slots_66_to_86[20];
   Status*(QCOMPILER_ORT_CALL* KernelInfoGetAttribute_int64)(const KernelInfo* info, const char* name,
                                                             std::int64_t* out) noexcept;  // slot 86
-  Unused slots_87_to_90[3];
+  Status*(QCOMPILER_ORT_CALL* KernelInfoGetAttribute_string)(const KernelInfo* info, const char* name, char* out,
+                                                             std::size_t* size) noexcept;  // slot 87
+  Status*(QCOMPILER_ORT_CALL* KernelContext_GetInputCount)(const KernelContext* context, std::size_t* out) noexcept;  // slot 88
+  Unused slot_89[1];
   Status*(QCOMPILER_ORT_CALL* KernelContext_GetInput)(const KernelContext* context, std::size_t index,
                                                       const Value** out) noexcept;  // slot 90
   Status*(QCOMPILER_ORT_CALL* KernelContext_GetOutput)(KernelContext* context, std::size_t index,
@@ -69,6 +77,25 @@ struct Api {
   void(QCOMPILER_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(TensorTypeAndShapeInfo* info) noexcept;  // slot 99
   Unused slot_100[1];
   void(QCOMPILER_ORT_CALL* ReleaseCustomOpDomain)(CustomOpDomain* domain) noexcept;  // slot 101
+  Unused slots_102_to_230[128];
+  Status*(QCOMPILER_ORT_CALL* KernelInfo_GetInputCount)(const KernelInfo* info, std::size_t* out) noexcept;  // slot 230
+  Unused slot_231[1];
+  Status*(QCOMPILER_ORT_CALL* KernelInfo_GetInputName)(const KernelInfo* info, std::size_t index, char* out,
+                                                       std::size_t* size) noexcept;  // slot 232
+  Status*(QCOMPILER_ORT_CALL* KernelInfo_GetOutputName)(const KernelInfo* info, std::size_t index, char* out,
+                                                        std::size_t* size) noexcept;  // slot 233
+  Unused slots_234_to_244[10];
+  Status*(QCOMPILER_ORT_CALL* KernelInfo_GetNodeName)(const KernelInfo* info, char* out,
+                                                      std::size_t* size) noexcept;  // slot 244
+  Unused slots_245_to_249[4];
+  Status*(QCOMPILER_ORT_CALL* KernelInfoGetConstantInput_tensor)(const KernelInfo* info, std::size_t index,
+                                                                 int* is_constant,
+                                                                 const Value** out) noexcept;  // slot 249
+  Unused slots_250_to_274[24];
+  Status*(QCOMPILER_ORT_CALL* KernelContext_ParallelFor)(const KernelContext* context,
+                                                         void (*function)(void* data, std::size_t index),
+                                                         std::size_t total, std::size_t batches,
+                                                         void* data) noexcept;  // slot 274
 };
 
 struct ApiBase {

@@ -1,5 +1,6 @@
 #include "c_api.h"
 
+#include <cstring>
 #include <exception>
 #include <limits>
 
@@ -43,3 +44,10 @@ int qcompiler_table_read(std::int64_t id, std::uint64_t slot, std::uint64_t* bin
 }
 
 const char* qcompiler_isa() noexcept { return qcompiler::isa_in_use().name; }
+
+std::uint64_t qcompiler_int4_runs(const char* isa) noexcept {
+  for (const qcompiler::Isa* known = qcompiler::isa_begin(); known != qcompiler::isa_end(); ++known) {
+    if (std::strcmp(known->name, isa) == 0) return qcompiler::int4_runs(*known);
+  }
+  return 0;
+}

@@ -28,3 +28,5 @@ QCOMPILER_EXPORT int qcompiler_table_read(std::int64_t id, std::uint64_t slot, s
                                           qcompiler::Observed* observed) noexcept;
 // The name of the instruction set that kernels made from now on run with.
 QCOMPILER_EXPORT const char* qcompiler_isa() noexcept;
+// How many products with 4-bit weights have run with the instruction set of this name; 0 where it is unknown.
+QCOMPILER_EXPORT std::uint64_t qcompiler_int4_runs(const char* isa) noexcept;

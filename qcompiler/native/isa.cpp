@@ -3,6 +3,12 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace qcompiler {
 namespace {
 
@@ -12,23 +18,41 @@ bool has_avx512vnni() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;  // compilers do not all know it by name: leaf 7, subleaf 1, EAX bit 4
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
+}
+#elif defined(__aarch64__)
+bool has_neondot() {
+#if defined(__linux__)
+  constexpr unsigned long kAsimdDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kAsimdDotProduct) != 0;
+#else
+  return true;  // every Apple processor that runs 64-bit macOS
+#endif
+}
 #endif
 bool always() { return true; }
 
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512vnni", has_avx512vnni, observe_avx512vnni},
-    {"avx2", has_avx2, observe_avx2},
+    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni},
+    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni},
+    {"avx2", has_avx2, observe_avx2, &int4_avx2},
 #elif defined(__aarch64__)
-    {"neon", always, observe_neon},
+    {"neondot", has_neondot, observe_neon, &int4_neondot},
+    {"neon", always, observe_neon, &int4_neon},
 #endif
-    {"scalar", always, observe_scalar},
+    {"scalar", always, observe_scalar, &int4_scalar},
 };
 
-constexpr const char* kKnown[] = {"avx512vnni", "avx2", "neon", "scalar"};
+constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar"};
 
 std::atomic<const Isa*> g_in_use{nullptr};
+std::atomic<std::uint64_t> g_int4_runs[sizeof(kIsas) / sizeof(kIsas[0])];
 
 }  // namespace
 
@@ -50,7 +74,7 @@ const Isa* select_isa(const char* wanted, std::string& error) {
       return nullptr;
     }
   }
-  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, avx512vnni, avx2, neon or scalar";
+  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, avx512vnni, avxvnni, avx2, neondot, neon or scalar";
   return nullptr;
 }
 
@@ -61,5 +85,8 @@ const Isa& isa_in_use() {
 }
 
 void use_isa(const Isa& isa) { g_in_use.store(&isa, std::memory_order_release); }
+
+void count_int4_run(const Isa& isa) { g_int4_runs[&isa - kIsas].fetch_add(1, std::memory_order_relaxed); }
+std::uint64_t int4_runs(const Isa& isa) { return g_int4_runs[&isa - kIsas].load(std::memory_order_relaxed); }
 
 }  // namespace qcompiler

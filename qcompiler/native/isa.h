@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
+#include "int4.h"
 #include "observe.h"
 
 namespace qcompiler {
@@ -12,6 +14,7 @@ struct Isa {
   const char* name;
   bool (*supported)();
   ObserveFunction observe;
+  const Int4Kernels* int4;
 };
 
 // Every instruction set that this library was built with, best first; the last is portable.
@@ -24,5 +27,9 @@ const Isa* select_isa(const char* wanted, std::string& error);
 // What the latest registration with ONNX Runtime chose; before the first, what "auto" would choose.
 const Isa& isa_in_use();
 void use_isa(const Isa& isa);
+
+// How many products with 4-bit weights this process has computed with an instruction set: the proof of what ran.
+void count_int4_run(const Isa& isa);
+std::uint64_t int4_runs(const Isa& isa);
 
 }  // namespace qcompiler

@@ -11,6 +11,7 @@ from typing import Any
 from qcompiler.errors import DependencyError
 
 DOMAIN = "qcompiler"  # of every operator in the library
+ISAS = ("avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar")  # what QCOMPILER_ISA may name, besides "auto"
 
 _FILE_NAME = "qcompiler_ops.dll" if sys.platform == "win32" else "libqcompiler_ops.so"
 
@@ -51,6 +52,11 @@ def isa() -> str:
     return load().qcompiler_isa().decode()
 
 
+def int4_runs() -> dict[str, int]:
+    """How many products with 4-bit weights this process has computed, by the instruction set that computed them."""
+    return {name: int(load().qcompiler_int4_runs(name.encode())) for name in ISAS}
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library with the signatures of its C functions. Raises DependencyError when it is missing or unloadable."""
@@ -63,6 +69,8 @@ def load() -> ctypes.CDLL:
         ) from error
     library.qcompiler_isa.argtypes = []
     library.qcompiler_isa.restype = ctypes.c_char_p
+    library.qcompiler_int4_runs.argtypes = [ctypes.c_char_p]
+    library.qcompiler_int4_runs.restype = ctypes.c_uint64
     table, slot = ctypes.c_int64, ctypes.c_uint64
     library.qcompiler_table_create.argtypes = [ctypes.c_uint64, ctypes.POINTER(table)]
     library.qcompiler_table_destroy.argtypes = [table]

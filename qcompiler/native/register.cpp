@@ -7,7 +7,9 @@
 #include <string>
 
 #include "abi.h"
+#include "gather_int4_op.h"
 #include "isa.h"
+#include "matmul_int4_op.h"
 #include "observe_op.h"
 
 namespace qcompiler {
@@ -31,6 +33,11 @@ ort::Status* add_domain(const ort::Api& api, ort::SessionOptions* options) {
     if (ort::Status* failed = api.CreateCustomOpDomain(kDomain, &created)) return failed;
     std::unique_ptr<ort::CustomOpDomain, Release> domain(created, Release{&api});
     if (ort::Status* failed = api.CustomOpDomain_Add(domain.get(), &observe_op())) return failed;
+    for (const auto* ops : {&gather_int4_ops(), &matmul_int4_ops()}) {
+      for (const ort::CustomOp* op : *ops) {
+        if (ort::Status* failed = api.CustomOpDomain_Add(domain.get(), op)) return failed;
+      }
+    }
     g_domain = std::move(domain);
   }
   return api.AddCustomOpDomain(options, g_domain.get());

@@ -13,38 +13,18 @@
 #include <vector>
 
 #include "c_api.h"
+#include "check.h"
 #include "half.h"
 #include "isa.h"
 #include "table.h"
 
 namespace {
 
-int g_failures = 0;
-
-void check(bool holds, const char* what, int line) {
-  if (holds) return;
-  std::printf("line %d: %s does not hold\n", line, what);
-  ++g_failures;
-}
-#define CHECK(condition) check((condition), #condition, __LINE__)
-
 using qcompiler::Extremes;
 using qcompiler::kBins;
 using qcompiler::kLanes;
 using qcompiler::Observed;
 using Bits = std::vector<std::uint32_t>;
-
-float as_float(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-std::uint32_t as_bits(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
 
 // The definition, one value at a time.
 struct Expected {
@@ -191,6 +171,21 @@ void halves_become_the_same_floats() {
   }
 }
 
+void floats_become_the_nearest_half() {
+  for (std::uint32_t half = 0; half < 0x7C00; ++half) {  // each finite half, and the floats around half of the way up
+    const float low = as_float(qcompiler::half_to_float_bits(static_cast<std::uint16_t>(half)));
+    const double high = half == 0x7BFF ? 65536.0 : as_float(qcompiler::half_to_float_bits(static_cast<std::uint16_t>(half + 1)));
+    const auto middle = static_cast<float>((low + high) / 2);
+    CHECK(qcompiler::float_bits_to_half(as_bits(low)) == half);
+    CHECK(qcompiler::float_bits_to_half(as_bits(std::nextafter(middle, 0.0f))) == half);
+    CHECK(qcompiler::float_bits_to_half(as_bits(std::nextafter(middle, 1e9f))) == half + 1);
+    CHECK(qcompiler::float_bits_to_half(as_bits(-middle)) == (0x8000u | (half % 2 == 0 ? half : half + 1)));
+  }
+  CHECK(qcompiler::float_bits_to_half(as_bits(1e30f)) == 0x7C00u);
+  CHECK(qcompiler::float_bits_to_half(as_bits(-std::numeric_limits<float>::infinity())) == 0xFC00u);
+  CHECK((qcompiler::float_bits_to_half(0x7FC00001u) & 0x7FFFu) > 0x7C00u);
+}
+
 void an_instruction_set_is_chosen_by_name() {
   std::string error;
   for (const char* automatic : {static_cast<const char*>(nullptr), "", "auto"}) {
@@ -216,7 +211,7 @@ int main() {
   tables_are_numbered_and_report_what_they_lack();
   threads_take_turns_on_a_slot();
   halves_become_the_same_floats();
+  floats_become_the_nearest_half();
   an_instruction_set_is_chosen_by_name();
-  if (g_failures == 0) std::puts("all hold");
-  return g_failures == 0 ? 0 : 1;
+  return report();
 }

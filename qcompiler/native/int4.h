@@ -1,0 +1,80 @@
+// Products with 4-bit weights: how weights and rows lie in memory for the kernels, and what a kernel is.
+//
+// Weights. Columns go in panels of 32, and a panel is one run of memory, read from front to back once a product. It is a
+// sequence of blocks of `block` values along K; a block is
+//
+//     scales       32 x float32, or 32 x float16 where the model has them so
+//     zero points  32 x int16, where the model has any; else every zero point is 8
+//     weights      block / 8 groups of 128 bytes: 4 bytes a column, byte j of which holds k = j in its low and k = 4 + j in
+//                  its high half
+//
+// so that one `and`, or one shift and one `and`, gives four neighbouring k of every column as unsigned bytes, which is what
+// dot-product instructions take. Columns and k that the model does not have are zeros.
+//
+// Rows. A tile of up to `rows` rows is quantized to 8 bits, a row and a block at a time, with scales of either sign, such that
+// the value of the largest magnitude becomes -128, or 127 where one of the other sign is nearly as large. A block of a tile of R rows is
+//
+//     scales       R x float32
+//     corrections  R x int32: the sum of the row's block times -1 (zero points) or times -8
+//     values       block / 4 groups of R x 4 bytes
+//
+// Rows that stay in float are k groups of R floats instead.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace qcompiler {
+
+inline constexpr std::size_t kPanelColumns = 32;
+inline constexpr std::size_t kGroupBytes = 4 * kPanelColumns;  // of eight k of a panel
+inline constexpr std::size_t kLargestBlock = 256;
+inline constexpr float kSmallestMagnitude = 0x1p-116f;  // 128 divided by it is still a float
+
+struct Int4Matrix {
+  const std::uint8_t* panels;
+  std::size_t depth;        // K as the model has it
+  std::size_t columns;      // N as the model has it
+  std::size_t block;        // 16, or a multiple of 32 up to kLargestBlock
+  std::size_t blocks;       // block * blocks is K, rounded up
+  std::size_t block_bytes;  // of a panel's block, a multiple of 64
+  bool half_scales;
+  bool zero_points;
+
+  std::size_t panel_bytes() const { return blocks * block_bytes; }
+  std::size_t scale_bytes() const { return kPanelColumns * (half_scales ? 2 : 4); }
+  std::size_t zero_point_bytes() const { return zero_points ? kPanelColumns * 2 : 0; }
+  // Of a tile of this many rows, quantized or in float.
+  std::size_t quantized_bytes(std::size_t rows) const { return rows * blocks * (block + 8); }
+  std::size_t float_bytes(std::size_t rows) const { return rows * blocks * block * sizeof(float); }
+};
+
+struct Int4Kernels {
+  std::size_t rows;  // the largest tile
+
+  // Packs `rows` rows of matrix.depth floats that start `stride` floats apart. A block that holds a NaN or an infinity
+  // gets the scale NaN; one below kSmallestMagnitude counts as zeros.
+  void (*quantize_rows)(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
+                        std::uint8_t* packed);
+  void (*copy_rows)(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
+                    std::uint8_t* packed);
+
+  // One panel times one tile of packed rows, plus bias (32 floats, or null). Writes the first `columns` of each row to
+  // `out`, rows `stride` floats apart.
+  void (*multiply_quantized)(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed,
+                             std::size_t rows, const float* bias, std::size_t columns, float* out, std::size_t stride);
+  void (*multiply_float)(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed,
+                         std::size_t rows, const float* bias, std::size_t columns, float* out, std::size_t stride);
+
+  void (*from_half)(const std::uint16_t* halves, std::size_t count, float* floats);
+  void (*to_half)(const float* floats, std::size_t count, std::uint16_t* halves);
+};
+
+extern const Int4Kernels int4_scalar;
+extern const Int4Kernels int4_avx2;
+extern const Int4Kernels int4_avxvnni;
+extern const Int4Kernels int4_avx512vnni;
+extern const Int4Kernels int4_neon;
+extern const Int4Kernels int4_neondot;
+
+}  // namespace qcompiler

@@ -1,0 +1,69 @@
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace {
+
+struct V {
+  using I = __m512i;
+  using F = __m512;
+  using B = __m512i;
+  using D = __m512i;
+  static constexpr int kLanes = 16;
+  static constexpr int rows = 6;  // 12 sums, 12 totals, 4 vectors of weights: 28 of the 32 registers
+  static constexpr int vectors(int) { return 2; }
+
+  static F zero() { return _mm512_setzero_ps(); }
+  static F set(float value) { return _mm512_set1_ps(value); }
+  static F load(const void* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, F value) { _mm512_storeu_ps(to, value); }
+  static F load_half(const void* from) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from))); }
+  static void store_half(void* to, F value) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static F broadcast_float(const std::uint8_t* from) { return _mm512_castsi512_ps(broadcast(from)); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F subtract(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F multiply(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
+  static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+  static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+
+  static I zero_int() { return _mm512_setzero_si512(); }
+  static I broadcast(const std::uint8_t* from) {
+    int four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  static I load_int16(const std::uint8_t* from) {
+    return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static I multiply_int16(I a, I b) { return _mm512_madd_epi16(a, b); }  // a's upper halves are zeros
+  static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+  static I magnitude_bits(F a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7FFFFFFF)); }
+  static std::int32_t reduce_max_int(I a) { return _mm512_reduce_max_epi32(a); }
+  static std::int32_t reduce_add_int(I a) { return _mm512_reduce_add_epi32(a); }
+  static I quantize16(const float* from, F inverse, std::int8_t* to) {
+    const I rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(from), inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(rounded));
+    return rounded;
+  }
+
+  static B load_bytes(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+  static B low_halves(B a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+  static B high_halves(B a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+  static I nibble(B a, unsigned shift) { return _mm512_and_si512(_mm512_srli_epi32(a, shift), _mm512_set1_epi32(15)); }
+  static D start(I sum) { return sum; }
+  static D dot(D sum, B weights, I values) { return _mm512_dpbusd_epi32(sum, weights, values); }
+  static I finish(D dots, I) { return dots; }
+};
+
+}  // namespace
+
+#define QCOMPILER_INT4 int4_avx512vnni
+#include "int4_body.h"

@@ -1,0 +1,237 @@
+#include "matmul_int4_op.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "int4_node.h"
+#include "int4_weights.h"
+#include "isa.h"
+#include "ort_call.h"
+
+namespace qcompiler {
+namespace {
+
+constexpr const char* kName = "MatMulInt4";
+constexpr std::size_t kWeightsInput = 1;  // then scales, zero_points
+constexpr std::size_t kBiasInput = 4;
+constexpr std::size_t kLargestTile = 8;  // rows, of any instruction set
+
+// Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
+constexpr std::size_t kWorthThreads = std::size_t{1} << 17;
+constexpr std::size_t kWorthPackingInThreads = std::size_t{1} << 15;
+
+struct Aligned {
+  void operator()(std::uint8_t* memory) const { std::free(memory); }
+};
+using Scratch = std::unique_ptr<std::uint8_t, Aligned>;
+
+Scratch scratch(std::size_t size) {
+  constexpr std::size_t kCacheLine = 64;
+  Scratch memory(static_cast<std::uint8_t*>(std::aligned_alloc(kCacheLine, (size / kCacheLine + 1) * kCacheLine)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+class MatMulInt4Kernel {
+ public:
+  MatMulInt4Kernel(const ort::Api& api, const ort::KernelInfo* info)
+      : api_(api),
+        isa_(isa_in_use()),
+        kernels_(*isa_.int4),
+        node_(describe_node(api, info, kName)),
+        weights_(share_int4(read_int4_source(api, info, kWeightsInput, node_))) {
+    const std::string activations = string_attribute(api, info, "activations", "int8");
+    if (activations != "int8" && activations != "float") {
+      throw InvalidNode(node_ + ": activations = '" + activations + "'; use int8 or float");
+    }
+    quantized_ = activations == "int8";
+    constant_input(api, info, kBiasInput, bias_is_constant_);
+    if (bias_is_constant_) bias_ = read_bias(constant_input(api, info, kBiasInput, bias_is_constant_));
+  }
+
+  const ort::Api& api() const { return api_; }
+
+  void compute(ort::KernelContext* context) const {
+    const Int4Matrix& matrix = weights_->matrix();
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, 0, &value));
+    const Tensor a(api_, value);
+    if (a.type != ort::kFloat && a.type != ort::kFloat16) throw InvalidNode(node_ + ": A is neither float32 nor float16");
+    if (a.shape.empty() || a.shape.back() != static_cast<std::int64_t>(matrix.depth)) {
+      throw InvalidNode(node_ + ": A has the shape " + shape_text(a.shape) + ", whose last size is not K = " +
+                        std::to_string(matrix.depth));
+    }
+    std::vector<std::int64_t> shape = a.shape;
+    shape.back() = static_cast<std::int64_t>(matrix.columns);
+    ort::Value* output = nullptr;
+    check(api_.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
+    void* y = nullptr;
+    check(api_.GetTensorMutableData(output, &y));
+    if (a.count() == 0) return;
+
+    std::vector<float> given_bias;
+    if (!bias_is_constant_) given_bias = bias_of_this_run(context);
+    const std::vector<float>& bias = bias_is_constant_ ? bias_ : given_bias;
+    multiply(context, a, y, bias.empty() ? nullptr : bias.data());
+    count_int4_run(isa_);
+  }
+
+ private:
+  std::vector<float> read_bias(const Tensor& tensor) const {
+    const Int4Matrix& matrix = weights_->matrix();
+    if (tensor.count() != matrix.columns) {
+      throw InvalidNode(node_ + ": bias has the shape " + shape_text(tensor.shape) + " where N makes it [" +
+                        std::to_string(matrix.columns) + "]");
+    }
+    // As long as the panels are, so that kernels need not look where it ends.
+    std::vector<float> bias((matrix.columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns);
+    if (tensor.type == ort::kFloat) {
+      std::copy_n(static_cast<const float*>(tensor.data), matrix.columns, bias.data());
+    } else if (tensor.type == ort::kFloat16) {
+      kernels_.from_half(static_cast<const std::uint16_t*>(tensor.data), matrix.columns, bias.data());
+    } else {
+      throw InvalidNode(node_ + ": bias is neither float32 nor float16");
+    }
+    return bias;
+  }
+
+  std::vector<float> bias_of_this_run(ort::KernelContext* context) const {
+    std::size_t inputs = 0;
+    check(api_.KernelContext_GetInputCount(context, &inputs));
+    if (inputs <= kBiasInput) return {};
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, kBiasInput, &value));
+    return value == nullptr ? std::vector<float>{} : read_bias(Tensor(api_, value));
+  }
+
+  void multiply(ort::KernelContext* context, const Tensor& a, void* y, const float* bias) const {
+    const Int4Matrix& matrix = weights_->matrix();
+    const std::size_t rows = a.count() / matrix.depth;
+    const std::size_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
+    // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
+    const auto first_row = [&](std::size_t tile) { return tile * (rows / tiles) + std::min(tile, rows % tiles); };
+    const std::size_t row_bytes = quantized_ ? matrix.quantized_bytes(1) : matrix.float_bytes(1);
+    const Scratch packed = scratch(rows * row_bytes);
+
+    const auto pack = [&](std::size_t tile) {
+      const std::size_t first = first_row(tile), count = first_row(tile + 1) - first;
+      std::vector<float> converted;
+      const float* values = static_cast<const float*>(a.data) + first * matrix.depth;
+      if (a.type == ort::kFloat16) {
+        converted.resize(count * matrix.depth);
+        kernels_.from_half(static_cast<const std::uint16_t*>(a.data) + first * matrix.depth, converted.size(),
+                           converted.data());
+        values = converted.data();
+      }
+      (quantized_ ? kernels_.quantize_rows : kernels_.copy_rows)(matrix, values, matrix.depth, count,
+                                                                 packed.get() + first * row_bytes);
+    };
+
+    const auto kernel = quantized_ ? kernels_.multiply_quantized : kernels_.multiply_float;
+    const auto multiply_tile = [&](std::size_t panel, std::size_t tile) {
+      const std::size_t first = first_row(tile), count = first_row(tile + 1) - first;
+      const std::size_t column = panel * kPanelColumns;
+      const std::size_t columns = std::min(kPanelColumns, matrix.columns - column);
+      const float* panel_bias = bias == nullptr ? nullptr : bias + column;
+      const std::uint8_t* weights = matrix.panels + panel * matrix.panel_bytes();
+      const std::uint8_t* tile_rows = packed.get() + first * row_bytes;
+      const std::size_t at = first * matrix.columns + column;
+      if (a.type == ort::kFloat) {
+        kernel(matrix, weights, tile_rows, count, panel_bias, columns, static_cast<float*>(y) + at, matrix.columns);
+        return;
+      }
+      float result[kLargestTile * kPanelColumns];
+      kernel(matrix, weights, tile_rows, count, panel_bias, columns, result, kPanelColumns);
+      for (std::size_t row = 0; row < count; ++row) {
+        kernels_.to_half(result + row * kPanelColumns, columns,
+                         static_cast<std::uint16_t*>(y) + at + row * matrix.columns);
+      }
+    };
+
+    // A panel stays in the second-level cache while tile after tile of rows is multiplied with it. Where panels are too
+    // few for the threads, the rows are divided too.
+    constexpr std::size_t kEnough = 32;
+    const std::size_t panels = (matrix.columns + kPanelColumns - 1) / kPanelColumns;
+    const std::size_t parts = std::min(tiles, panels >= kEnough ? 1 : (kEnough + panels - 1) / panels);
+    const auto multiply_part = [&](std::size_t unit) {
+      const std::size_t panel = unit / parts, part = unit % parts;
+      for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
+    };
+
+    for_each(context, tiles, rows * matrix.depth >= kWorthPackingInThreads, pack);
+    for_each(context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
+  }
+
+  template <typename Function>
+  void for_each(ort::KernelContext* context, std::size_t total, bool in_threads, const Function& function) const {
+    if (in_threads && total > 1) {
+      parallel_for(api_, context, total, function);
+    } else {
+      for (std::size_t i = 0; i < total; ++i) function(i);
+    }
+  }
+
+  const ort::Api& api_;
+  const Isa& isa_;
+  const Int4Kernels& kernels_;
+  std::string node_;
+  std::shared_ptr<const Int4Weights> weights_;
+  bool quantized_ = true;
+  bool bias_is_constant_ = false;
+  std::vector<float> bias_;
+};
+
+struct MatMulInt4Op : ort::CustomOp {
+  ort::ElementType values;
+  ort::ElementType scales;
+};
+
+ort::ElementType input_type(const ort::CustomOp* op, std::size_t index) {
+  const auto& typed = *static_cast<const MatMulInt4Op*>(op);
+  if (index == 0 || index == kBiasInput) return typed.values;
+  return index == kWeightsInput + 1 ? typed.scales : ort::kUint8;
+}
+
+MatMulInt4Op make(ort::ElementType values, ort::ElementType scales) {
+  MatMulInt4Op op{};
+  op.values = values;
+  op.scales = scales;
+  op.version = ort::kApiVersion;
+  op.GetName = [](const ort::CustomOp*) { return kName; };
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kBiasInput + 1; };
+  op.GetInputType = input_type;
+  op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t index) {
+    return index > kWeightsInput + 1 ? ort::kOptional : ort::kRequired;
+  };
+  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
+  op.GetOutputType = [](const ort::CustomOp* self, std::size_t) { return input_type(self, 0); };
+  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
+  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(*api, [&] { *kernel = new MatMulInt4Kernel(*api, info); });
+  };
+  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
+    const auto& self = *static_cast<const MatMulInt4Kernel*>(kernel);
+    return guarded(self.api(), [&] { self.compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<MatMulInt4Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+
+const std::vector<const ort::CustomOp*>& matmul_int4_ops() {
+  static const MatMulInt4Op ops[] = {make(ort::kFloat, ort::kFloat), make(ort::kFloat, ort::kFloat16),
+                                     make(ort::kFloat16, ort::kFloat), make(ort::kFloat16, ort::kFloat16)};
+  static const std::vector<const ort::CustomOp*> pointers = {&ops[0], &ops[1], &ops[2], &ops[3]};
+  return pointers;
+}
+
+}  // namespace qcompiler

@@ -1,0 +1,83 @@
+#include "ort_call.h"
+
+namespace qcompiler {
+namespace {
+
+// Functions that write a text take a buffer and its size, and say the size when there is no buffer.
+template <typename Read>
+bool read_text(const ort::Api& api, const Read& read, std::string& text) {
+  std::size_t size = 0;
+  if (ort::Status* failed = read(nullptr, &size)) {
+    api.ReleaseStatus(failed);
+    return false;
+  }
+  text.resize(size);
+  check(read(text.data(), &size));
+  while (!text.empty() && text.back() == '\0') text.pop_back();
+  return true;
+}
+
+}  // namespace
+
+Tensor::Tensor(const ort::Api& api, const ort::Value* value) {
+  ort::TensorTypeAndShapeInfo* raw = nullptr;
+  check(api.GetTensorTypeAndShape(value, &raw));
+  const auto release = [&api](ort::TensorTypeAndShapeInfo* info) { api.ReleaseTensorTypeAndShapeInfo(info); };
+  const std::unique_ptr<ort::TensorTypeAndShapeInfo, decltype(release)> info(raw, release);
+  check(api.GetTensorElementType(raw, &type));
+  std::size_t rank = 0;
+  check(api.GetDimensionsCount(raw, &rank));
+  shape.resize(rank);
+  check(api.GetDimensions(raw, shape.data(), rank));
+  // GetTensorMutableData is the only access to a tensor's memory that version 18 has; inputs are only read.
+  check(api.GetTensorMutableData(const_cast<ort::Value*>(value), &data));
+}
+
+std::size_t Tensor::count() const {
+  std::size_t product = 1;
+  for (const std::int64_t size : shape) product *= static_cast<std::size_t>(size);
+  return product;
+}
+
+Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, bool& found) {
+  found = false;
+  std::size_t inputs = 0;
+  check(api.KernelInfo_GetInputCount(info, &inputs));
+  if (index >= inputs) return {};
+  int constant = 0;
+  const ort::Value* value = nullptr;
+  check(api.KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
+  found = constant != 0 && value != nullptr;
+  return found ? Tensor(api, value) : Tensor();
+}
+
+std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise) {
+  std::int64_t value = 0;
+  if (ort::Status* absent = api.KernelInfoGetAttribute_int64(info, name, &value)) {
+    api.ReleaseStatus(absent);
+    return otherwise;
+  }
+  return value;
+}
+
+std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise) {
+  std::string text;
+  const auto read = [&](char* out, std::size_t* size) { return api.KernelInfoGetAttribute_string(info, name, out, size); };
+  return read_text(api, read, text) ? text : otherwise;
+}
+
+std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op) {
+  std::string name;
+  read_text(api, [&](char* out, std::size_t* size) { return api.KernelInfo_GetNodeName(info, out, size); }, name);
+  if (!name.empty()) return std::string("qcompiler::") + op + ", node '" + name + "'";
+  read_text(api, [&](char* out, std::size_t* size) { return api.KernelInfo_GetOutputName(info, 0, out, size); }, name);
+  return std::string("qcompiler::") + op + ", the node that makes '" + name + "'";
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+}  // namespace qcompiler

@@ -1,0 +1,79 @@
+// Calling ONNX Runtime from C++: a failed call becomes an exception, and every exception becomes a status again before it
+// reaches ONNX Runtime's C code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+
+namespace qcompiler {
+
+// Something a user can put right; `what()` is the whole message.
+class InvalidNode : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A status that ONNX Runtime made.
+class OrtFailure : public std::exception {
+ public:
+  explicit OrtFailure(ort::Status* made) : status(made) {}
+  ort::Status* status;
+};
+
+inline void check(ort::Status* status) {
+  if (status != nullptr) throw OrtFailure(status);
+}
+
+template <typename Function>
+ort::Status* guarded(const ort::Api& api, Function&& function) noexcept {
+  try {
+    function();
+    return nullptr;
+  } catch (const OrtFailure& failure) {
+    return failure.status;
+  } catch (const InvalidNode& error) {
+    return api.CreateStatus(ort::kInvalidArgument, error.what());
+  } catch (const std::exception& error) {
+    return api.CreateStatus(ort::kRuntimeException, error.what());
+  }
+}
+
+// A tensor's memory, type and shape. The memory is ONNX Runtime's.
+struct Tensor {
+  void* data = nullptr;
+  ort::ElementType type{};
+  std::vector<std::int64_t> shape;
+
+  Tensor() = default;
+  Tensor(const ort::Api& api, const ort::Value* value);
+  std::size_t count() const;
+};
+
+// The index-th input as a constant of the model; `found` is false where it is computed or left out.
+Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, bool& found);
+
+std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise);
+std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise);
+
+// "qcompiler::OPERATOR, node 'NAME'", or its output where the node has no name.
+std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op);
+
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+// Calls function(i) for each i below `total`, in ONNX Runtime's own threads.
+template <typename Function>
+void parallel_for(const ort::Api& api, const ort::KernelContext* context, std::size_t total, const Function& function) {
+  check(api.KernelContext_ParallelFor(
+      context,
+      [](void* data, std::size_t index) { (*static_cast<const Function*>(data))(index); },
+      total, 0, const_cast<Function*>(&function)));
+}
+
+}  // namespace qcompiler
