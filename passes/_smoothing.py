@@ -14,17 +14,20 @@ APART = (0, 1, 2, 4, 8, 16, 32)
 """How many channels may be multiplied in float."""
 EXACT_ENOUGH = 10.0**-3.0
 """Noise-to-signal ratio of one product below which no channel is worth a product of its own."""
+MOST_RAISED = 8.0
+"""A channel that hardly moved in the samples is not raised further beside the one that reaches farthest."""
 NEARLY = 10.0**0.15
 """Ratio of noise within which fewer channels apart are as good as more."""
 
 
 def best_factor(
-    x: Rows, weight: np.ndarray, counts: Sequence[int], *, by_row: bool
+    x: Rows, weight: np.ndarray, counts: Sequence[int], *, by_row: bool, symmetric: bool = False
 ) -> tuple[np.ndarray, float, float]:
     """(f, float32 ``[K]``, gain in dB, plain noise-to-signal ratio) for the activation ``x`` and a weight ``[K, N]``.
 
     The nonzero factors have a geometric mean of one. ``counts``: how many channels may get the factor zero.
     ``by_row``: whether each row's error is judged against the row's own size, or all errors against all values.
+    ``symmetric``: whether activations are rounded with codes around zero.
     """
     exact = x.values @ weight
     size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
@@ -37,7 +40,7 @@ def best_factor(
             break
         kept = np.ones(len(farthest), bool)
         kept[farthest[:apart]] = False
-        options = [_noise(x, weight, size, kept, strength) for strength in STRENGTHS]
+        options = [_noise(x, weight, size, kept, strength, symmetric) for strength in STRENGTHS]
         plain = plain or options[0][0]
         found.append(min(options, key=lambda option: option[0]))
     least = min(noise for noise, _ in found)
@@ -45,8 +48,24 @@ def best_factor(
     return factor, float(10.0 * np.log10(plain / noise)) if noise > 0.0 else 0.0, plain
 
 
+def even_factor(x: Rows, *, symmetric: bool) -> tuple[np.ndarray, float, float]:
+    """The same for a depthwise convolution, whose weights are rounded channel by channel: every channel may reach
+    equally far. Noise is judged channel by channel, against the channel's own size."""
+    factor = (1.0 / np.maximum(x.reach, x.reach.max() / MOST_RAISED + 1e-30)).astype(np.float32)
+    factor /= np.exp(np.mean(np.log(factor)))
+    size = np.mean(x.values**2, axis=0) + np.float32(1e-30)
+
+    def noise(by: np.ndarray) -> float:
+        rows = x.values * by
+        error = (_rounded_rows(rows, float(np.max(x.reach * by)), symmetric) - rows) / by
+        return float(np.mean(np.mean(error * error, axis=0) / size))
+
+    plain, smoothed = noise(np.ones_like(factor)), noise(factor)
+    return factor, float(10.0 * np.log10(plain / smoothed)) if smoothed > 0.0 else 0.0, plain
+
+
 def _noise(
-    x: Rows, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float
+    x: Rows, weight: np.ndarray, size: np.ndarray, kept: np.ndarray, strength: float, symmetric: bool
 ) -> tuple[float, np.ndarray]:
     """(mean noise-to-signal ratio of the product's rows, factor) when the channels not ``kept`` are exact."""
     factor = kept.astype(np.float32)
@@ -55,7 +74,7 @@ def _noise(
         factor = (near ** (1.0 - strength) / far**strength).astype(np.float32)
         factor = np.where(kept, factor / np.exp(np.mean(np.log(factor[kept]))), np.float32(0.0))
     rows, columns = x.values * factor, weight * inverse(factor)[:, None]
-    error = _rounded_rows(rows, float(np.max(x.reach * factor))) @ _rounded_columns(columns) - rows @ columns
+    error = _rounded_rows(rows, float(np.max(x.reach * factor)), symmetric) @ _rounded_columns(columns) - rows @ columns
     return float(np.mean(np.sum(error * error, axis=1) / size)), factor
 
 
@@ -71,10 +90,12 @@ def inverse(factor: np.ndarray) -> np.ndarray:
 _CLIPPED = (1.0, 0.85, 0.7, 0.55)
 
 
-def _rounded_rows(values: np.ndarray, reach: float) -> np.ndarray:
+def _rounded_rows(values: np.ndarray, reach: float, symmetric: bool = False) -> np.ndarray:
     """Rounded to 8 bits with one scale, cut where the squared error is least."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     low, high = (low, max(high, reach)) if high >= -low else (min(low, -reach), high)
+    if symmetric:
+        low, high = -max(high, -low), max(high, -low)
     best, least = values, np.inf
     for share in _CLIPPED:
         step = np.float32(max((high - low) * share / 255.0, 1e-30))

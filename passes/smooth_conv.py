@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._smoothing import EXACT_ENOUGH, best_factor, check_length, inverse
+from qcompiler.passes._smoothing import EXACT_ENOUGH, best_factor, check_length, even_factor, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -23,30 +23,37 @@ class SmoothConv(RowsPass):
        dB on.
     2. Anything else is multiplied by f in float, as is what computes it from the last product on. That costs time, so
        it must save ``least_gain_of_a_product`` dB where rounding makes more noise than well-behaved values do.
-    3. A plan that has smoothing already is applied as it is.
+    3. With ``depthwise``, readers that convolve each channel alone too: their weights have a scale a channel, so that
+       all channels can be made to reach equally far. Costs what 2 costs.
+    4. A plan that has smoothing already is applied as it is.
     """
 
     name: ClassVar[str] = "smooth-conv"
     semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
     least_gain: float = 1.0
     least_gain_of_a_product: float = 4.0
+    depthwise: bool = False
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
         """Tensors read by nothing but convolutions that are quantized, along axis 1."""
         return {
             tensor.name: 1
-            for tensor, readers in smoothable(graph).items()
+            for tensor, readers in smoothable(graph, self.depthwise).items()
             if all(node.name in plan.intended for node in readers)
         }
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         plan = ctx.plan or Plan()
-        places = {tensor.name: (tensor, readers) for tensor, readers in smoothable(graph).items()}
+        places = {tensor.name: (tensor, readers) for tensor, readers in smoothable(graph, self.depthwise).items()}
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             tensor, readers = places[name]
-            taps = np.concatenate([_taps(node) for node in readers], axis=1)
-            factor, gain, noise = best_factor(rows, taps, (0,), by_row=False)
+            symmetric = ctx.target is not None and ctx.target.activation.symmetric
+            if _is_depthwise(readers[0]):
+                factor, gain, noise = even_factor(rows, symmetric=symmetric)
+            else:
+                taps = np.concatenate([_taps(node) for node in readers], axis=1)
+                factor, gain, noise = best_factor(rows, taps, (0,), by_row=False)
             free = equalizable(tensor) is not None
             if gain >= (self.least_gain if free else self.least_gain_of_a_product) and (free or noise > EXACT_ENOUGH):
                 factors[name] = factor
@@ -54,13 +61,13 @@ class SmoothConv(RowsPass):
         namer, kept = ir.Namer(graph), {}
         for name, factor in factors.items():
             tensor, readers = places[name]
-            check_length(factor, readers[0].inputs[1].values.shape[1], name)
+            check_length(factor, _channels(readers[0]), name)
             kept.update(_smooth(graph, tensor, readers, factor, namer))
         plan = replace(plan, smoothing={**plan.smoothing, **factors}, kept={**plan.kept, **kept})
         return PassResult(len(factors), tuple(diagnostics), plan)
 
 
-def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
+def smoothable(graph: ir.Graph, depthwise: bool = False) -> dict[ir.Variable, list[ir.Node]]:
     """Tensors of the outermost graph that only convolutions read, with these."""
     returned = ir.output_tensors(graph)
     found: dict[ir.Variable, list[ir.Node]] = {}
@@ -69,18 +76,29 @@ def smoothable(graph: ir.Graph) -> dict[ir.Variable, list[ir.Node]]:
         if node.op != "Conv" or tensor is None or ir.is_constant(tensor) or tensor in returned or tensor in found:
             continue
         readers = list(dict.fromkeys(tensor.outputs))
-        if all(_reads(reader, tensor) for reader in readers):
+        alone = depthwise and all(_reads(reader, tensor, True) for reader in readers)
+        if alone or all(_reads(reader, tensor) for reader in readers):
             found[tensor] = readers
     return found
 
 
-def _reads(node: ir.Node, tensor: ir.Tensor) -> bool:
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = node.inputs[1].values
+    return bool(node.attrs.get("group", 1) == weight.shape[0] > 1 and weight.shape[1] == 1)
+
+
+def _channels(node: ir.Node) -> int:
+    """How many channels the convolution reads."""
+    return int(node.inputs[1].values.shape[1] * node.attrs.get("group", 1))
+
+
+def _reads(node: ir.Node, tensor: ir.Tensor, depthwise: bool = False) -> bool:
     return (
         node.op == "Conv"
         and [index for index, own in enumerate(node.inputs) if own is tensor] == [0]
         and ir.is_constant(node.inputs[1])
         and node.inputs[1].values.dtype == np.float32
-        and node.attrs.get("group", 1) == 1
+        and (_is_depthwise(node) if depthwise else node.attrs.get("group", 1) == 1)
     )
 
 
@@ -110,7 +128,7 @@ def _smooth(
 
     for node in readers:
         weight = node.inputs[1]
-        shape = [-1 if axis == 1 else 1 for axis in range(weight.values.ndim)]
+        shape = [-1 if axis == (0 if _is_depthwise(node) else 1) else 1 for axis in range(weight.values.ndim)]
         node.inputs[1] = constant(f"{weight.name}_smoothed", weight.values * inverse(factor).reshape(shape))
     source = equalizable(tensor)
     if source is not None:

@@ -33,6 +33,8 @@ class SmoothMatMul(RowsPass):
     name: ClassVar[str] = "smooth-matmul"
     semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
     least_gain: float = 1.0
+    most_apart: int = APART[-1]
+    """How many channels may be multiplied in float."""
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
         """Tensors computed in float and read by products that are quantized, along their last axis."""
@@ -48,7 +50,9 @@ class SmoothMatMul(RowsPass):
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             weight = np.concatenate([node.inputs[1].values for node in places[name][1]], axis=1)
-            factor, gain, _ = best_factor(rows, weight, APART, by_row=True)
+            symmetric = ctx.target is not None and ctx.target.activation.symmetric
+            counts = [count for count in APART if count <= self.most_apart]
+            factor, gain, _ = best_factor(rows, weight, counts, by_row=True, symmetric=symmetric)
             if gain >= self.least_gain:
                 factors[name] = factor
                 apart = int(np.sum(factor == 0.0))

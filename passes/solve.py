@@ -98,7 +98,8 @@ def range_of(
         raise PassError(
             f"the statistics do not cover '{members[0].name}'", where="statistics", fix="calibrate this model again"
         )
-    low, high = OBSERVERS[observer](seen, scheme)
+    # Codes that are floats are densest around zero: a cut gains nothing.
+    low, high = OBSERVERS[observer if scheme.spaced_evenly else "minmax"](seen, scheme)
     first, last = math.inf, -math.inf
     for tensor in members:
         lower, upper = bounds(tensor) if tensor not in returned else (-math.inf, math.inf)

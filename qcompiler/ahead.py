@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import networkx as nx
+
 from qcompiler import ir
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import QCompilerError
@@ -20,7 +22,11 @@ from qcompiler.verify import numbers, tensorrt
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
-MOST_ROUNDS = 4
+HALF = "in float16"
+"""The action of a decision to compute nodes in float16 where all else is in float32."""
+MOST_ROUNDS = 6
+LONGEST = 8
+"""Nodes between a product and its Softmax, at most."""
 PROFILE_FEEDS = 64
 """Samples whose shapes an engine is built for."""
 
@@ -37,6 +43,10 @@ class Builder:
         self.replayed = replayed
         self.engine: tensorrt.Engine | None = None
         self.unasked = ""
+        self.halved: set[str] = set()
+        target = compilation.target
+        entries = {node.name: target.operator(node) for _, node in ir.all_nodes(compilation.graph)}
+        self.products = {name for name, entry in entries.items() if entry is not None and entry.attention}
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
@@ -45,17 +55,37 @@ class Builder:
             left = candidate.unfused()
             if not left:
                 break
-            candidate = self.without(candidate, left)
+            # Codes between products that do not become one kernel take others apart: they may be all that is wrong.
+            split = {name: why for name, why in left.items() if why == tensorrt.SPLIT}
+            if split and self.compilation.kind.floats == "float32" and not self.halved:
+                candidate = self.in_half(candidate, split)
+            else:
+                candidate = self.without(candidate, split or left)
         return candidate
 
     def built(self, plan: Plan) -> Candidate:
-        graph = self.compilation.lowered(plan)
+        statistics = self.ctx.statistics
+        graph = self.compilation.lowered(plan, statistics if isinstance(statistics, Statistics) else None)
         if not tensorrt.installed():
             self.unasked = "TensorRT-RTX is not installed: what the builder makes of it is not known"
             return Candidate(graph, plan)
         feeds = self.compilation.feeds()[:PROFILE_FEEDS]
         self.engine = tensorrt.build(graph, self.compilation.gpu, self.compilation.source.inputs, feeds)
-        return Candidate(graph, plan, self.engine.fates(plan.intended), self.engine.histogram())
+        return Candidate(graph, plan, self.engine.fates(plan.intended, self.products), self.engine.histogram())
+
+    def in_half(self, candidate: Candidate, split: dict[str, str]) -> Candidate:
+        """The candidate with these products, and what is between them, in float16: an attention that is one kernel in
+        16 bits is faster than its parts in 8. Without codes in either case."""
+        nodes = {node.name: node for _, node in ir.all_nodes(self.compilation.graph)}
+        self.halved = set(split)
+        plain = self.without(candidate, split)
+        assert plain.plan is not None
+        inside = sorted(between(self.compilation.graph, [nodes[name] for name in split]))
+        trial = self.built(plain.plan.deciding(inside, HALF, "its attention becomes one kernel"))
+        assert self.engine is not None
+        layers = self.engine.layers_of()
+        fused = {name for name in split if any(layer.attention for layer in layers.get(name, ()))}
+        return trial if fused == split.keys() else self.built(plain.plan)
 
     def without(self, candidate: Candidate, left: dict[str, str]) -> Candidate:
         """The candidate without codes around what the builder computes in float anyway."""
@@ -67,12 +97,38 @@ class Builder:
         return self.built(self.compilation.solved(ctx))
 
 
+def between(graph: ir.Graph, products: Sequence[ir.Node]) -> set[str]:
+    """Names of the products and of the nodes that lie on a path from one to another, by way of a Softmax."""
+    order = nx.DiGraph()
+    for node in graph.nodes:
+        order.add_edges_from((node.name, reader.name) for tensor in node.outputs for reader in tensor.outputs)
+    found = {node.name for node in products}
+    for softmax in (node.name for node in graph.nodes if node.op == "Softmax" and node.name in order):
+        before, after = nx.ancestors(order, softmax), nx.descendants(order, softmax)
+        near = {name for name in found if name in before}
+        last = max(near, key=lambda name: -nx.shortest_path_length(order, name, softmax), default="")
+        ends = [node.name for node in products if node.name in after]
+        end = min(ends, key=lambda name: nx.shortest_path_length(order, softmax, name), default="")
+        if last and end:
+            for first, second in ((last, softmax), (softmax, end)):
+                found.update(name for path in nx.all_simple_paths(order, first, second, LONGEST) for name in path)
+    return found
+
+
 def measured(compilation: Compilation, graph: ir.Graph, feeds: Sequence[Feed]) -> tuple[Measured, str]:
-    """The numbers of the graph run in ONNX Runtime beside the source, and why there are none where there are none."""
+    """The numbers of the graph run in ONNX Runtime beside the source, and why there are none where there are none.
+
+    The graph is run as it is written: the runtime's own rewrites are for its own kernels, and those of 1.32 make
+    nonsense of Q and DQ in float16.
+    """
     if not feeds:
         return Measured([], None, 0), ""
     try:
-        with compilation.stages("measure"), session(compilation.source) as source, session(graph) as compiled:
+        with (
+            compilation.stages("measure"),
+            session(compilation.source) as source,
+            session(graph, optimize="none") as compiled,
+        ):
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
     except QCompilerError as error:
         return Measured([], None, 0), f"agreement is not measured: ONNX Runtime does not run it on a CPU ({error})"

@@ -42,7 +42,8 @@ class Options:
     """How to compile, beyond what and for which target.
 
     ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
-    (``sm89``). ``observer``: how ranges are taken from statistics.
+    (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
+    ``converted`` too. ``observer``: how ranges are taken from statistics.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
     ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
@@ -51,6 +52,7 @@ class Options:
 
     cpu: str = "auto"
     gpu: str = ""
+    interface: str = "kept"
     observer: str = "mse"
     batch_size: int | None = None
     limit: int | None = None
@@ -208,6 +210,9 @@ class Compilation:
         with self.stages("clean"):
             ir.infer_shapes(self.graph)
             self.run_passes("clean", self.graph, PassContext(self.target))
+            if self.graph.opset < self.kind.opset:  # types that came later
+                raising = registry.make("raise-opset", {"opset": self.kind.opset})
+                self._run([raising], self.graph, PassContext(self.target))
             ir.infer_shapes(self.graph)
             if self.precision != "float":
                 self.run_passes("prepare", self.graph, PassContext(self.target))
@@ -219,13 +224,18 @@ class Compilation:
         ctx = PassContext(self.target, Plan(kept=self.recipe.kept(self.graph)), observers=self.observers)
         with self.stages("place"):
             ctx = self.placed(ctx)
+        if self.kind.quantize == "none":
+            plan = Plan(self.target.name, self.precision)
+            watched = self.watched(plan) if self.data is not None else []
+            with self.stages("calibrate"):
+                return plan, self.calibrated(watched) if watched and statistics is None else statistics
         if self.kind.quantize != "static":
             return self.solved(ctx), None
         with self.stages("calibrate"):
             ctx = self.smoothed(ctx, statistics)
             if statistics is None:
                 assert ctx.plan is not None
-                statistics = self.calibrated(self.observed(ctx.plan))
+                statistics = self.calibrated(self.watched(ctx.plan))
                 plan = ctx.plan
                 statistics = replace(statistics, smoothing=dict(plan.smoothing), rounding=dict(plan.rounding))
             else:
@@ -329,10 +339,17 @@ class Compilation:
             ctx = self.placed(replace(ctx, plan=ctx.plan.without_nodes(kept)))
         return ctx
 
-    def lowered(self, plan: Plan) -> ir.Graph:
-        """The plan written into a copy of the cleaned graph."""
+    def lowered(self, plan: Plan, statistics: calibrate.Statistics | None = None) -> ir.Graph:
+        """The plan written into a copy of the cleaned graph. ``statistics``: where 16 bits would overflow."""
         graph = ir.clone(self.graph)
         self.run_passes("lower", graph, PassContext(self.target, plan))
+        options = {"to": self.kind.floats, "interface": self.options.interface}
+        if self.kind.floats == "float32":
+            half = [name for decision in plan.decisions if decision.action == ahead.HALF for name in decision.where]
+            options = {"to": "float16", "only": "\n".join(half)} if half else {}
+        if options:
+            narrow = registry.make("narrow-floats", options)
+            self._run([narrow], graph, PassContext(self.target, plan, statistics))
         self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
 
@@ -344,6 +361,14 @@ class Compilation:
             for name, sites in plan.tensors().items()
             if not ir.is_constant(tensors[name]) and any(quant.origin == "unsolved" for quant in sites.values())
         ]
+
+    def watched(self, plan: Plan) -> list[str]:
+        """Those and the tensors that 16 bits may be too few for."""
+        names = dict.fromkeys(self.observed(plan))
+        attends = self.target.verifier != "onnxruntime" and any(node.op == "Softmax" for node in self.graph.nodes)
+        if self.kind.floats == "float16" or (attends and self.kind.quantize == "static"):
+            names.update(dict.fromkeys(computed_floats(self.graph)))
+        return list(names)
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
         return calibrate.collect(self.graph, tensors, self.samples(), on_sample=self.counted)
@@ -433,6 +458,12 @@ def spread(samples: Samples, most: int) -> list[Feed]:
     most = min(most, max(FEWEST_HELD, MOST_HELD // max(size, 1)))
     step = max(1, (samples.count or 0) // most)
     return list(islice(samples, 0, step * most, step))
+
+
+def computed_floats(graph: ir.Graph) -> list[str]:
+    """The float32 tensors that nodes of the outermost graph compute, and its inputs."""
+    made = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+    return [t.name for t in made if t.name and t.dtype is not None and np.dtype(t.dtype) == np.float32]
 
 
 def without_range(

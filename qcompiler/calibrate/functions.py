@@ -1,15 +1,16 @@
-"""Tensors that need no counting: elementwise functions of a counted one, whose histograms follow from its histogram.
+"""Tensors that need no counting: elementwise functions of a counted one, and several joined to one.
 
 A product of a value and its sigmoid, say, holds f(x) for every x of one tensor. So the values of each bin of
 that tensor, taken to be spread evenly, are mapped through f, in ``PARTS`` parts of the bin. How they really are spread
 within a bin, which is 1/128 of the value wide, is not known; extremes are mapped exactly. Mapping happens once, after
-everything is counted and merged.
+everything is counted and merged. What Concat makes holds just what it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import onnx
@@ -36,8 +37,14 @@ def split(graph: ir.Graph, tensors: Sequence[str]) -> tuple[list[str], dict[str,
     wanted = set(tensors)
     functions: dict[str, Function] = {}
     for inner in ir.all_graphs(graph):
+        # A body runs as often as its node says: what it reads from outside is counted another number of times.
+        inside = {*inner.inputs, *(tensor for node in inner.nodes for tensor in node.outputs)}
         origins: dict[ir.Tensor, _Origin] = {}
         for node in inner.nodes:
+            if any(tensor.name and not ir.is_constant(tensor) and tensor not in inside for tensor in node.inputs):
+                continue
+            if node.op == "Concat" and all(tensor.name in wanted for tensor in (*node.inputs, *node.outputs)):
+                functions[node.outputs[0].name] = Function(tuple(tensor.name for tensor in node.inputs))
             origin = _origin(node, origins)
             if origin is None:
                 continue
@@ -45,7 +52,7 @@ def split(graph: ir.Graph, tensors: Sequence[str]) -> tuple[list[str], dict[str,
             if result.name in wanted and origin[0].name in wanted:
                 model = _model(graph.opset, origin[0], result, origins)
                 if _is_safe(model):
-                    functions[result.name] = Function(origin[0].name, model)
+                    functions[result.name] = Function((origin[0].name,), model)
                     origins[result] = origin
             elif result.name not in wanted:
                 origins[result] = origin
@@ -127,7 +134,8 @@ def completed(statistics: Statistics) -> Statistics:
     """The statistics with those of every function worked out."""
     tensors = dict(statistics.tensors)
     for name, function in statistics.functions.items():
-        tensors[name] = _mapped(tensors[function.source], function.model)
+        whole = reduce(TensorStatistics.merge, (tensors[source] for source in function.sources))
+        tensors[name] = _mapped(whole, function.model) if function.model else whole
     return replace(statistics, tensors=tensors, functions={})
 
 

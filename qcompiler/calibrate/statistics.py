@@ -112,11 +112,12 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class Function:
-    """Makes a tensor's statistics of those of ``source``: ``model`` is a serialized ONNX model that computes float32
-    ``[n]`` from float32 ``[n]``, element by element."""
+    """Makes a tensor's statistics of all values of ``sources``: ``model`` is a serialized ONNX model that computes
+    float32 ``[n]`` from float32 ``[n]``, element by element; empty, the values are the sources' own. A source may be
+    made by an earlier function."""
 
-    source: str
-    model: bytes
+    sources: tuple[str, ...]
+    model: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class Statistics:
             "skipped": {str(index): why for index, why in sorted(self.skipped.items())},
             "shard": self.shard,
             "total": self.total,
-            "functions": {name: function.source for name, function in self.functions.items()},
+            "functions": {name: function.sources for name, function in self.functions.items()},
         }
         arrays = {
             "header": np.array(json.dumps(header)),
@@ -332,9 +333,8 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
         int(header["total"]),
         rounding,
         {
-            name: Function(source, arrays[f"function_{index}"].tobytes())
-            for index, (name, source) in enumerate(header["functions"].items())
-            if source in tensors
+            name: Function(tuple(map(str, sources)), arrays[f"function_{index}"].tobytes())
+            for index, (name, sources) in enumerate(header["functions"].items())
         },
     )
 

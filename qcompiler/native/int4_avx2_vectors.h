@@ -29,12 +29,16 @@ struct Avx2 {
   static F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static float reduce_min(F a) {
-    __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    four = _mm_min_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_min_ss(four, _mm_movehdup_ps(four)));
+  static bool any_nan(F a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
+  static void reduce_extremes(F smallest, F largest, float& low, float& high) {
+    // Both at once: the least of the negated largest is in the upper half.
+    const F negated = _mm256_xor_ps(largest, set(-0.0f));
+    F both = _mm256_min_ps(_mm256_permute2f128_ps(smallest, negated, 0x20), _mm256_permute2f128_ps(smallest, negated, 0x31));
+    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0x4E));
+    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0xB1));
+    low = _mm256_cvtss_f32(both);
+    high = -_mm_cvtss_f32(_mm256_extractf128_ps(both, 1));
   }
-  static float reduce_max(F a) { return -reduce_min(_mm256_xor_ps(a, set(-0.0f))); }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
 
   static I zero_int() { return _mm256_setzero_si256(); }
@@ -48,13 +52,6 @@ struct Avx2 {
   }
   static I multiply_int16(I a, I b) { return _mm256_madd_epi16(a, b); }  // a's upper halves are zeros
   static I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
-  static I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
-  static I magnitude_bits(F a) { return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7FFFFFFF)); }
-  static std::int32_t reduce_max_int(I a) {
-    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
-  }
   static std::int32_t reduce_add_int(I a) {
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));

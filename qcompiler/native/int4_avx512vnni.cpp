@@ -29,8 +29,17 @@ struct V {
   static F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
-  static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+  static bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+  static void reduce_extremes(F smallest, F largest, float& low, float& high) {
+    // Both at once: the least of the negated largest is in the upper half.
+    const F negated = _mm512_xor_ps(largest, _mm512_set1_ps(-0.0f));
+    F both = _mm512_min_ps(_mm512_shuffle_f32x4(smallest, negated, 0x44), _mm512_shuffle_f32x4(smallest, negated, 0xEE));
+    both = _mm512_min_ps(both, _mm512_shuffle_f32x4(both, both, 0xB1));
+    both = _mm512_min_ps(both, _mm512_permute_ps(both, 0x4E));
+    both = _mm512_min_ps(both, _mm512_permute_ps(both, 0xB1));
+    low = _mm512_cvtss_f32(both);
+    high = -_mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
+  }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 
   static I zero_int() { return _mm512_setzero_si512(); }
@@ -44,9 +53,6 @@ struct V {
   }
   static I multiply_int16(I a, I b) { return _mm512_madd_epi16(a, b); }  // a's upper halves are zeros
   static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
-  static I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
-  static I magnitude_bits(F a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7FFFFFFF)); }
-  static std::int32_t reduce_max_int(I a) { return _mm512_reduce_max_epi32(a); }
   static std::int32_t reduce_add_int(I a) { return _mm512_reduce_add_epi32(a); }
   static I quantize16(const float* from, F inverse, std::int8_t* to) {
     const I rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(from), inverse));

@@ -88,15 +88,17 @@ QCOMPILER_INLINE void dot_step(V::I (&sums)[R][kVectors], const std::uint8_t* we
   }
 }
 
-template <int R, int kGroups>
+// kGroups groups of eight k make a step, and one step a block, or several (kSteps = 0) do.
+template <int R, int kGroups, int kSteps, bool kZeroPoints>
 void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed,
                              const float* bias, std::size_t columns, float* out, std::size_t stride) {
   constexpr int kVectors = V::vectors(R);
   constexpr std::size_t kWidth = kVectors * V::kLanes;
-  // One row does so little with what it reads that memory is the limit: what is needed 4 KB on is asked for now.
-  constexpr std::size_t kAhead = 4096;
+  // One row does so little with what it reads that memory is the limit. Asking for every second line suffices, the
+  // processor brings lines in pairs; asking for more takes the place of what it asks for by itself.
+  constexpr std::size_t kAhead = 4096, kPair = 128;
   const std::size_t scale_bytes = matrix.scale_bytes();
-  const std::size_t header = scale_bytes + matrix.zero_point_bytes();
+  const std::size_t header = scale_bytes + (kZeroPoints ? kPanelColumns * 2 : 0);
 
   for (std::size_t first = 0; first < kPanelColumns && first < columns; first += kWidth) {
     V::F totals[R][kVectors];
@@ -109,7 +111,7 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
     const std::uint8_t* tile = packed;
     for (std::size_t b = 0; b < matrix.blocks; ++b) {
       V::I sums[R][kVectors];
-      if (matrix.zero_points) {
+      if (kZeroPoints) {
         QCOMPILER_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           const V::I zero_points = V::load_int16(block + scale_bytes + (first + static_cast<std::size_t>(v) * V::kLanes) * 2);
@@ -126,11 +128,12 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
       }
       const std::uint8_t* weights = block + header + first * 4;
       const std::uint8_t* values = tile + R * 8;
-      for (std::size_t k = 0; k < matrix.block; k += kGroups * 8) {
+      const std::size_t steps = kSteps == 0 ? matrix.block / (kGroups * 8) : kSteps;
+      for (std::size_t step = 0; step < steps; ++step) {
         if (R == 1) {
           QCOMPILER_UNROLL
-          for (std::size_t line = 0; line < kGroups * kGroupBytes; line += 64) {
-            __builtin_prefetch(weights + kAhead + line);
+          for (std::size_t pair = 0; pair < kGroups * kGroupBytes; pair += kPair) {
+            __builtin_prefetch(weights + kAhead + pair, 0, 2);
           }
         }
         dot_step<R, kVectors, kGroups>(sums, weights, values);
@@ -211,16 +214,24 @@ void multiply_float_tile(const Int4Matrix& matrix, const std::uint8_t* panel, co
   }
 }
 
+template <bool kValue>
+struct Constant {
+  static constexpr bool value = kValue;
+};
+
 // Calls the tile of as many rows as there are; R counts down from the largest.
 template <int R>
 void multiply_quantized_rows(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed,
                              std::size_t rows, const float* bias, std::size_t columns, float* out, std::size_t stride) {
   if (rows == R) {
-    if (matrix.block % kStep == 0) {
-      multiply_quantized_tile<R, kStep / 8>(matrix, panel, packed, bias, columns, out, stride);
-    } else {
-      multiply_quantized_tile<R, 2>(matrix, panel, packed, bias, columns, out, stride);
-    }
+    const auto choose = [&](auto zero_points) {
+      constexpr bool kZeroPoints = decltype(zero_points)::value;
+      if (matrix.block == kStep / 2) return multiply_quantized_tile<R, kStep / 16, 1, kZeroPoints>;
+      if (matrix.block == kStep) return multiply_quantized_tile<R, kStep / 8, 1, kZeroPoints>;
+      return multiply_quantized_tile<R, kStep / 8, 0, kZeroPoints>;
+    };
+    const auto tile = matrix.zero_points ? choose(Constant<true>()) : choose(Constant<false>());
+    tile(matrix, panel, packed, bias, columns, out, stride);
   } else if constexpr (R > 1) {
     multiply_quantized_rows<R - 1>(matrix, panel, packed, rows, bias, columns, out, stride);
   }
@@ -248,17 +259,18 @@ void quantize_rows(const Int4Matrix& matrix, const float* values, std::size_t st
         for (std::size_t k = 0; k < matrix.block; ++k) padded[k] = start + k < matrix.depth ? block[k] : 0.0f;
         block = padded;
       }
-      // As integers, magnitudes order as they do as floats, and infinities and NaN come after them.
       V::F smallest = V::zero(), largest = V::zero();
-      V::I magnitudes = V::zero_int();
+      V::F times_zero = V::zero();  // NaN where a value is not finite
       for (std::size_t k = 0; k < matrix.block; k += V::kLanes) {
         const V::F value = V::load(block + k);
         smallest = V::min(value, smallest);
         largest = V::max(value, largest);
-        magnitudes = V::max_int(magnitudes, V::magnitude_bits(value));
+        times_zero = V::multiply_add(value, V::zero(), times_zero);
       }
-      const bool finite = V::reduce_max_int(magnitudes) < 0x7F800000;
-      const float high = V::reduce_max(largest), low = -V::reduce_min(smallest);
+      const bool finite = !V::any_nan(times_zero);
+      float high, low;
+      V::reduce_extremes(smallest, largest, low, high);
+      low = -low;
       const float magnitude = high > low ? high : low;
       const float other = high > low ? low : high;
       const bool nothing = !finite || magnitude < kSmallestMagnitude;

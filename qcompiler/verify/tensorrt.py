@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,8 @@ SECONDS = 900.0
 MOST_NAMED = 4
 _LONGEST_SHAPE = 16
 """Integers that an input which holds a shape may have, at most."""
+
+SPLIT = "its attention does not become one kernel"
 
 Bounds = tuple[list[int], list[int], list[int]]
 
@@ -67,17 +69,22 @@ class Engine:
                 found.setdefault(node, []).append(layer)
         return found
 
-    def fates(self, names: Iterable[str]) -> dict[str, Fate]:
-        """The fate of each node that is meant to work on codes."""
+    def fates(self, names: Iterable[str], attention: Container[str] = ()) -> dict[str, Fate]:
+        """The fate of each node that is meant to work on codes. Those of ``attention`` are meant to be one kernel."""
         layers, found = self.layers_of(), {}
         for name in names:
             holding = layers.get(name, [])
-            coded = next((layer for layer in holding if layer.coded), None)
-            if coded is not None:
+            own = next((layer for layer in holding if layer.heavy), holding[0] if holding else None)
+            heavy = own is not None and own.heavy
+            coded = next((layer for layer in holding if layer.coded and (layer.heavy or not heavy)), None)
+            if name in attention and not any(layer.attention for layer in holding):
+                form = f"{own.kind} {own.type}" if own is not None else "-"
+                found[name] = Fate(name, form, False, SPLIT)
+            elif coded is not None:
                 found[name] = Fate(name, f"{coded.kind} {coded.coded}", True)
-            elif holding:
-                types = ", ".join(dict.fromkeys(holding[0].inputs))
-                found[name] = Fate(name, f"{holding[0].kind} {holding[0].type}", False, f"its layer reads {types}")
+            elif own is not None:
+                types = ", ".join((*own.inputs, *own.constants))
+                found[name] = Fate(name, f"{own.kind} {own.type}", False, f"its layer reads {types}")
             else:
                 found[name] = Fate(name, "-", True)
         return found

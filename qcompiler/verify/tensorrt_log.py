@@ -19,9 +19,13 @@ from qcompiler.errors import VerificationError
 HEAD = "Layers:\n"
 CODES = frozenset(("Int8", "FP8", "Int4", "FP4", "E4M3", "E2M1"))
 """The builder's names of types of 8 bits and less."""
+WEIGHTS_ALONE = frozenset(("Int4", "FP4", "E2M1"))
+"""Types that weights may have alone."""
 FLOATS = frozenset(("Float", "Half", "BFloat16", "BF16"))
 TYPES = CODES | FLOATS | {"Int32", "Int64", "Bool", "UInt8", "E8M0", "FP8E8M0"}
 _FIELDS = ("Name", "LayerType", "Inputs", "Outputs")
+_PRODUCT = re.compile(r"^__myl_\w*(Fc|Conv)")
+"""In the name of a generated kernel, which lists what it does."""
 _ATTENTION = re.compile(r"_(gemm_)?mha")
 
 
@@ -45,25 +49,22 @@ class Layer:
     @property
     def heavy(self) -> bool:
         """Whether it convolves or multiplies matrices."""
-        return self.attention or self.kind in ("gemm", "correlation") or "_Fc" in self.name or "Conv" in self.name
+        return self.attention or self.kind in ("gemm", "correlation") or _PRODUCT.search(self.name) is not None
 
     @property
     def coded(self) -> str:
-        """The type of few bits that it computes with; empty when it computes with floats only."""
-        for kind in (*self.inputs, *self.constants):
-            if kind in CODES:
-                return kind
-        return ""
+        """The type of few bits that it computes with; empty when it computes with floats. A product is in 8 bits when
+        both its sides are; one of an activation in 8 bits with a weight that was made float first is not."""
+        read = [kind for kind in (*self.inputs, *self.constants) if kind in CODES]
+        if not read or (self.heavy and len(read) < 2 and read[0] not in WEIGHTS_ALONE):
+            return ""
+        return read[0]
 
     @property
     def type(self) -> str:
-        """The type it computes with: of few bits where there is one, else the widest float it reads, else its own."""
-        if self.coded:
-            return self.coded
-        read = [kind for kind in (*self.inputs, *self.constants, *self.outputs) if kind in FLOATS]
-        if read:
-            return "Float" if "Float" in read and self.inputs and "Float" in self.inputs else read[0]
-        return (self.inputs or self.outputs or self.constants or ("?",))[0]
+        """The type it computes with: of few bits where there is one, else the first float that it reads or writes."""
+        read = (*self.inputs, *self.constants, *self.outputs)
+        return self.coded or next((kind for kind in read if kind in FLOATS), (*read, "?")[0])
 
 
 def read(messages: Iterable[str], version: str) -> tuple[Layer, ...]:

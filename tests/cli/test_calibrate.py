@@ -173,3 +173,21 @@ def test_stats_draws(folder: Path) -> None:
         assert (folder / "drawn.png").read_bytes().startswith(b"\x89PNG")
     invoke("stats", "s.npz", "--plot", "drawn.docx").fails(1, "drawn.docx: is no kind of picture")
     invoke("stats", "s.npz", "--plot", "s.npz").fails(1, "would overwrite")
+
+
+def test_tensors_that_are_always_zero_or_constant_get_a_scale(folder: Path) -> None:
+    import onnxruntime as ort
+
+    for name, value in (("zero", 0.0), ("constant", 0.5)):
+        np.savez(folder / f"{name}.npz", x=np.full((4, 16), value, np.float32))
+        data = f"{name}.npz"
+        assert invoke("calibrate", "matmul.onnx", "-o", "s.npz", "--data", data).code == 0
+        for observer in ("mse", "minmax", "percentile", "entropy"):
+            done = invoke("compile", "matmul.onnx", "-o", "o.onnx", "--stats", "s.npz", "--data", data, "--no-timing",
+                          "--observer", observer)  # fmt: skip
+            assert done.code == 0, done
+            outputs = [
+                ort.InferenceSession(folder / model).run(None, {"x": np.full((1, 16), value, np.float32)})[0]
+                for model in ("matmul.onnx", "o.onnx")
+            ]
+            assert np.isfinite(outputs[1]).all() and np.allclose(*outputs, atol=0.2), (name, observer, outputs)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 NATIVE = ROOT / "qcompiler" / "native"
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 
@@ -36,6 +37,24 @@ def test_unit_tests_hold_under_sanitizers() -> None:
     printed = run("ctest", "--test-dir", build, "--verbose")
     assert printed.count("all hold") == 2
     assert printed.count("instruction set scalar") == 2
+
+
+@needs_cmake
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64-static") is None,
+    reason="no compiler or no emulator for 64-bit ARM",
+)
+def test_unit_tests_hold_on_arm() -> None:
+    build = ROOT / "build" / "native-tests-aarch64"
+    run(
+        "cmake", "-S", ROOT, "-B", build, f"-DCMAKE_TOOLCHAIN_FILE={HERE / 'aarch64.cmake'}",
+        "-DCMAKE_BUILD_TYPE=Release", "-DQCOMPILER_NATIVE_TESTS=ON", "-DQCOMPILER_WARNINGS_AS_ERRORS=ON",
+    )
+    run("cmake", "--build", build)
+    printed = run("ctest", "--test-dir", build, "--verbose")
+    assert printed.count("all hold") == 2
+    assert "instruction set neondot" in printed
 
 
 @needs_cmake
