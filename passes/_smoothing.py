@@ -9,7 +9,7 @@ import numpy as np
 from qcompiler.calibrate import Rows
 from qcompiler.errors import PassError
 
-STRENGTHS = (0.0, 0.5, 0.7)
+STRENGTHS = (0.0, 0.35, 0.5, 0.6, 0.7, 0.85)
 APART = (0, 1, 2, 4, 8, 16, 32)
 """How many channels may be multiplied in float."""
 EXACT_ENOUGH = 10.0**-3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 from qcompiler import ir, numerics
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
-from qcompiler.plan import Site, TensorQuant
+from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import OLDEST_OPSET, PerAxis, PerBlock
 
 ROUNDINGS = {"nearest": numerics.quantize, "sums": numerics.quantize_keeping_sums}
@@ -45,7 +44,7 @@ class Lower(Pass):
         if grouped and graph.opset < OLDEST_OPSET:
             raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
         ctx.plan.check(graph)
-        writer = _Writer(graph, ctx.plan.intended, self.rounding)
+        writer = _Writer(graph, ctx.plan, self.rounding)
         for name, sites in grouped.items():
             by_quant: dict[TensorQuant, list[Site]] = {}
             for site, quant in sites.items():
@@ -59,8 +58,8 @@ class Lower(Pass):
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph, intended: Container[str], rounding: str) -> None:
-        self.graph, self.intended = graph, intended
+    def __init__(self, graph: ir.Graph, plan: Plan, rounding: str) -> None:
+        self.graph, self.plan = graph, plan
         self.quantize = ROUNDINGS[rounding]
         self.namer = ir.Namer(graph)
         self.tensors = ir.all_tensors(graph)
@@ -78,9 +77,9 @@ class _Writer:
                 node = self.nodes[site.node]
                 home = self.home[node]
                 value = shared.get(home)
-                if value is None or site.node in self.intended:
+                if value is None or site.node in self.plan.intended:
                     value = self.dequantized(name, codes, quant, home, tensor)
-                if site.node not in self.intended:
+                if site.node not in self.plan.intended:
                     shared[home] = value
                 node.inputs[site.index] = value
             else:
@@ -93,7 +92,10 @@ class _Writer:
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
         assert quant.scale is not None and quant.zero_point is not None
-        codes = self.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme).astype(quant.scheme.dtype)
+        if tensor.name in self.plan.rounding:
+            codes = self.plan.codes(tensor.name, tensor.values, quant)
+        else:
+            codes = self.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme).astype(quant.scheme.dtype)
         codes.flags.writeable = False
         return ir.Constant(self.namer(f"{tensor.name}_quantized"), codes)
 

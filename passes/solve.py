@@ -69,10 +69,15 @@ class Solve(Pass):
             if quant.origin == "unsolved" and ir.is_constant(tensor) and quant.scheme.dtype != "int32":
                 low, high = numerics.weight_range(tensor.values, quant.scheme)
                 sites[site] = quant.solved(*numerics.scale_and_zero_point(low, high, quant.scheme), "weights")
+        natural = dict(sites)
         for site, quant in list(sites.items()):
             if quant.origin == "unsolved" and quant.scheme.dtype == "int32":
                 _solve_bias(site, nodes[site.node], tensors[site.tensor].values, sites)
-        return PassResult(len(sites), plan=replace(plan, sites=sites))
+        rounding = dict(plan.rounding)
+        for site, quant in sites.items():
+            if site.tensor in rounding and quant.scale is not natural[site].scale:
+                rounding[site.tensor] = _without_raised(rounding[site.tensor], natural[site], quant)
+        return PassResult(len(sites), plan=replace(plan, sites=sites, rounding=rounding))
 
 
 def range_of(
@@ -130,6 +135,13 @@ def _solve_bias(site: Site, node: ir.Node, values: np.ndarray, sites: dict[Site,
         product = product.reshape(-1)[0]
         bias = replace(bias, scheme=replace(bias.scheme, granularity=weight.scheme.granularity))
     sites[site] = bias.solved(product, np.zeros(product.shape, np.int64), "product")
+
+
+def _without_raised(change: np.ndarray, before: TensorQuant, after: TensorQuant) -> np.ndarray:
+    """A weight's rounding, which is meant for the steps of before, without the channels that have other steps now."""
+    assert before.scale is not None and after.scale is not None
+    same = np.broadcast_to(numerics.spread(before.scale == after.scale, after.scheme, change.shape), change.shape)
+    return np.where(same, change, np.int8(0))
 
 
 def _silent_channels(values: np.ndarray, scheme: Scheme, scale: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
-from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline, RowsPass
+from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass
 from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
@@ -238,7 +238,8 @@ class Compilation:
             if statistics is None:
                 assert ctx.plan is not None
                 statistics = self.calibrated(self.watched(ctx.plan))
-                statistics = replace(statistics, smoothing=dict(ctx.plan.smoothing))
+                plan = ctx.plan
+                statistics = replace(statistics, smoothing=dict(plan.smoothing), rounding=dict(plan.rounding))
             else:
                 statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
@@ -246,9 +247,10 @@ class Compilation:
             return self.solved(ctx), statistics
 
     def prepared(self, earlier: calibrate.Statistics | None = None, *, skip_bad: bool = False) -> Plan:
-        """Placement and smoothing of the cleaned graph, as far as they go without statistics; smoothing is that of
-        earlier ones where given. The same model, samples and options make the same graph, whichever of the samples are
-        then observed. ``skip_bad``: nothing is decided on samples that do not fit, or that the model fails on."""
+        """Placement, smoothing and rounding of the cleaned graph's weights, which need no statistics; smoothing and
+        rounding are those of earlier ones where given. The same model, samples and options make the same graph,
+        whichever of the samples are then observed. ``skip_bad``: nothing is decided on samples that do not fit, or that
+        the model fails on."""
         with self.stages("place"):
             ctx = self.placed(PassContext(self.target, Plan()))
         with self.stages("smooth"):
@@ -259,11 +261,12 @@ class Compilation:
     def smoothed(
         self, ctx: PassContext, statistics: calibrate.Statistics | None, *, skip_bad: bool = False
     ) -> PassContext:
-        """The context after smoothing the graph, and placement of what came of it."""
+        """The context after smoothing the graph, placement of what came of it, and rounding of its weights."""
         assert ctx.plan is not None
         if statistics is not None:
             self.known(statistics.smoothing, "the statistics belong")
-            ctx = replace(ctx, plan=replace(ctx.plan, smoothing=statistics.smoothing))
+            plan = replace(ctx.plan, smoothing=statistics.smoothing, rounding=statistics.rounding)
+            ctx = replace(ctx, plan=plan)
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
             if statistics is None:
@@ -272,7 +275,27 @@ class Compilation:
                 rows = calibrate.sample_rows(self.graph, wanted, feeds, skip_bad=skip_bad)
                 ctx = replace(ctx, rows=rows)
             ctx = self.placed(self._run([smooth], self.graph, ctx))
-        return replace(ctx, rows=None)
+        for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
+            if statistics is None and isinstance(one, MomentsPass):
+                assert ctx.plan is not None
+                readers = one.wanted(self.graph, ctx.plan)
+                moments = calibrate.second_moments(self.graph, readers, self.typical(skip_bad=skip_bad))
+                ctx = self._run([one], self.graph, replace(ctx, moments=moments))
+        return replace(ctx, rows=None, moments=None)
+
+    def typical(self, *, skip_bad: bool) -> list[Feed]:
+        """The few samples that weights are rounded for."""
+        if not skip_bad:
+            return spread(self.samples(), calibrate.moments.SAMPLES)
+        found: list[Feed] = []
+        with session(self.graph) as model:
+            for feed in self.samples().good():
+                with suppress(ModelError):
+                    run(model, feed)
+                    found.append(feed)
+                if len(found) == calibrate.moments.SAMPLES:
+                    break
+        return found
 
     def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
         """Refuses smoothing of tensors that the model does not have. ``what`` holds it: "the plan belongs"."""

@@ -47,13 +47,15 @@ class Diagnostic:
 @dataclass(frozen=True)
 class PassContext:
     """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``observers``: the
-    user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples."""
+    user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples.
+    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``."""
 
     target: Target | None = None
     plan: Plan | None = None
     statistics: Any = None
     observers: Mapping[str, str] = field(default_factory=dict)
     rows: Any = None
+    moments: Any = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class RowsPass(Pass):
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
         """Names of the tensors it wants rows of, each with the axis that a row runs along."""
+        raise NotImplementedError
+
+
+class MomentsPass(Pass):
+    """A pass that rounds the weights of a solved plan with what they are multiplied with in mind, which ``ctx.moments``
+    holds, and leaves what it decided in ``plan.rounding``."""
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, list[str]]:
+        """Names of the weights it wants moments for, each with the nodes of the outermost graph that read it."""
         raise NotImplementedError
 
 

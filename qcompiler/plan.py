@@ -5,8 +5,11 @@ A plan is frozen; each stage returns a new one. As a file it is JSON that a pers
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler import ir
+from qcompiler import ir, numerics
 from qcompiler.errors import PlanError
 from qcompiler.scheme import Scheme
 
@@ -78,7 +81,8 @@ class Plan:
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
     been quantized and stay in float, with the reason; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
     multiplied and the weights that read them divided; ``ranges``: (low, high) of tensors for which measuring found a
-    better one than the observer; ``decisions``: what asking the target led to."""
+    better one than the observer; ``rounding``: int8, of a weight's shape, by how much its codes differ from those of
+    rounding to nearest; ``decisions``: what asking the target led to."""
 
     target: str = ""
     precision: str = ""
@@ -88,6 +92,7 @@ class Plan:
     kept: Mapping[str, str] = field(default_factory=dict)
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -110,6 +115,22 @@ class Plan:
 
     def deciding(self, where: Iterable[str], action: str, reason: str) -> Plan:
         return replace(self, decisions=(*self.decisions, Decision(tuple(where), action, reason)))
+
+    def codes(self, name: str, values: np.ndarray, quant: TensorQuant) -> np.ndarray:
+        """The codes that stand for the constant of that name under ``quant``.
+
+        Raises:
+            PlanError: the plan's rounding is of a constant of another shape.
+        """
+        assert quant.scale is not None and quant.zero_point is not None
+        codes = numerics.quantize(values, quant.scale, quant.zero_point, quant.scheme)
+        change = self.rounding.get(name)
+        if change is None:
+            return codes
+        if change.shape != codes.shape:
+            why = f"its rounding is for shape {list(change.shape)}, the model has {list(codes.shape)}"
+            raise PlanError("is of another model", where=f"tensor '{name}'", why=why, fix=_REPLAN)
+        return np.clip(codes.astype(np.int32) + change, *quant.scheme.code_range).astype(codes.dtype)
 
     def check(self, graph: ir.Graph) -> None:
         """Raises PlanError when a site or a kept node does not exist in the graph."""
@@ -168,11 +189,14 @@ class Plan:
         smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in factors.items())
         ranges = ",\n".join(f"    {json.dumps(k)}: {json.dumps(list(v))}" for k, v in sorted(self.ranges.items()))
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
+        changes = {name: _packed(change) for name, change in sorted(self.rounding.items())}
+        rounded = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in changes.items())
         return (
             f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
             f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n'
-            f'  "ranges": {{\n{ranges}\n  }},\n  "decisions": [\n{made}\n  ]\n}}\n'
+            f'  "ranges": {{\n{ranges}\n  }},\n  "rounding": {{\n{rounded}\n  }},\n'
+            f'  "decisions": [\n{made}\n  ]\n}}\n'
         )
 
     @staticmethod
@@ -202,14 +226,18 @@ class Plan:
                 dict(data.get("kept", {})),
                 {name: np.asarray(scale, np.float32) for name, scale in data.get("smoothing", {}).items()},
                 {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
+                {name: _unpacked(packed) for name, packed in data.get("rounding", {}).items()},
                 decisions,
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
             raise PlanError("is damaged", why=f"{type(error).__name__}: {error}", fix=_REPLAN) from None
 
 
 _FIELDS = frozenset(
-    ("format", "target", "precision", "intended", "tensors", "ties", "kept", "smoothing", "ranges", "decisions")
+    (
+        *("format", "target", "precision", "intended", "tensors", "ties", "kept"),
+        *("smoothing", "ranges", "rounding", "decisions"),
+    )
 )
 _REPLAN = "make the plan anew with: qcompiler plan"
 
@@ -248,6 +276,22 @@ def _quant_json(quant: TensorQuant, uses: list[Site]) -> dict[str, Any]:
 def _shortest(values: np.ndarray) -> Any:
     """Numbers in the shortest decimals that read back as the same float32."""
     return np.vectorize(lambda v: float(str(np.float32(v))), otypes=[float])(values).tolist()
+
+
+def _packed(change: np.ndarray) -> dict[str, Any]:
+    """int8 array to its shape and its bytes, deflated, in base64."""
+    data = zlib.compress(np.ascontiguousarray(change, np.int8).tobytes(), 6)
+    return {"shape": list(change.shape), "deflated": base64.b64encode(data).decode()}
+
+
+def _unpacked(packed: dict[str, Any]) -> np.ndarray:
+    shape = [int(length) for length in packed["shape"]]
+    size = math.prod(shape)
+    inflater = zlib.decompressobj()
+    data = inflater.decompress(base64.b64decode(packed["deflated"], validate=True), size) if size > 0 else b""
+    if min(shape, default=1) < 0 or len(data) != size or inflater.decompress(inflater.unconsumed_tail, 1):
+        raise ValueError("a rounding does not have the size that its shape says")
+    return np.frombuffer(data, np.int8).reshape(shape)
 
 
 def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:

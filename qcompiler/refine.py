@@ -123,6 +123,11 @@ class Refiner:
             return candidate
         with session(compilation.source) as source, session(candidate.graph) as own:
             gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
+        if plan.rounding:
+            nearest = self.built(replace(plan, rounding={}))
+            decibels = self.fidelity(nearest)
+            if decibels > before:  # a product's error was lessened where the outputs do not look
+                candidate, plan, before = nearest, replace(plan, rounding={}), decibels
         coded = self.profile(candidate.graph)
         improver = improve.Improver(
             compilation.graph,

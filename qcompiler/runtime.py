@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from threadpoolctl import ThreadpoolController
 
 from qcompiler import ir, native
 from qcompiler.errors import ModelError, VerificationError
@@ -95,6 +97,17 @@ def run(model: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None =
         return model.run(outputs, feed)
     except Exception as error:  # as above
         raise ModelError("the model fails on this sample", why=str(error)) from None
+
+
+def one_thread_each() -> AbstractContextManager[object]:
+    """In its context numpy's matrix products take one thread each: work that is split up already, and products of a few
+    microseconds, are held up by more, and on a busy machine by a hundred times."""
+    return _pools().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -111,7 +111,7 @@ class _Segment:
         self._plain = stack.enter_context(session(graph))
         self._switched = self._plain
         if own:
-            switchable = _switched(graph, sites, [trial for _, trial in own])
+            switchable = _switched(graph, plan, sites, [trial for _, trial in own])
             self._switched = stack.enter_context(
                 session(
                     switchable,
@@ -203,7 +203,10 @@ def _power(values: np.ndarray) -> float:
 
 
 def _switched(
-    graph: ir.Graph, sites: Mapping[str, Sequence[Site]], trials: Sequence[Mapping[str, TensorQuant]]
+    graph: ir.Graph,
+    plan: Plan,
+    sites: Mapping[str, Sequence[Site]],
+    trials: Sequence[Mapping[str, TensorQuant]],
 ) -> ir.Graph:
     graph = ir.clone(graph)
     namer = ir.Namer(graph)
@@ -220,7 +223,7 @@ def _switched(
             tensor = tensors[name]
             where = graph if ir.is_constant(tensor) else ir.home_of(tensor, graph)
             result = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
-            inputs = [flag, _rounded(tensor, quant, where, namer), chosen.get(name, tensor)]
+            inputs = [flag, _rounded(tensor, quant, where, plan, namer), chosen.get(name, tensor)]
             where.nodes.append(ir.Node("Where", namer("choose"), inputs=inputs, outputs=[result]))
             chosen[name] = result
     for name, result in chosen.items():
@@ -238,10 +241,10 @@ def _switched(
     return graph
 
 
-def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:
+def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, plan: Plan, namer: ir.Namer) -> ir.Tensor:
     assert quant.scale is not None and quant.zero_point is not None
     if ir.is_constant(tensor):
-        codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
+        codes = plan.codes(tensor.name, tensor.values, quant)
         return ir.Constant(
             namer(f"{tensor.name}_rounded"), numerics.dequantize(codes, quant.scale, quant.zero_point, quant.scheme)
         )

@@ -3,6 +3,7 @@
 from qcompiler.calibrate.calibration import Calibration
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
+from qcompiler.calibrate.moments import Moments, second_moments
 from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.schedulers import scheduler
@@ -14,6 +15,7 @@ __all__ = [
     "Calibration",
     "Checkpoint",
     "Collector",
+    "Moments",
     "Rows",
     "Shard",
     "Statistics",
@@ -24,6 +26,7 @@ __all__ = [
     "model_key",
     "sample_rows",
     "scheduler",
+    "second_moments",
     "spread",
     "without_sentinels",
 ]

@@ -26,16 +26,18 @@ CHECKPOINT_SECONDS = 3.0
 class Calibration:
     """What to observe and how.
 
-    ``tensors`` of ``graph`` are observed over the samples of ``shard``. ``smoothing`` and ``observer`` are noted in the
-    statistics. ``skip_bad``: leave out samples that cannot be read, do not fit or make the model fail, and list them;
-    else the first of them ends the run. ``checkpoint``: a file to write the progress to every few seconds; with
-    ``resume`` the run goes on from it where it exists. It is for the caller to remove once the result is safe.
+    ``tensors`` of ``graph`` are observed over the samples of ``shard``. ``smoothing``, ``rounding`` and ``observer``
+    are noted in the statistics. ``skip_bad``: leave out samples that cannot be read, do not fit or make the model fail,
+    and list them; else the first of them ends the run. ``checkpoint``: a file to write the progress to every few
+    seconds; with ``resume`` the run goes on from it where it exists. It is for the caller to remove once the result is
+    safe.
     ``on_sample(done, total)`` is called after each sample; ``total`` is None while unknown.
     """
 
     graph: ir.Graph
     tensors: Sequence[str]
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
     observer: str = ""
     shard: Shard = WHOLE
     skip_bad: bool = False
@@ -64,8 +66,9 @@ class Calibration:
             if counted.tensors.keys() != before.tensors.keys():  # nothing has come back yet
                 return start
             counted = replace(
-                counted, model_key=key, smoothing=before.smoothing, observer=before.observer, shard=before.shard,
-                skipped={**counted.skipped, **skipped}, functions=functions,
+                counted, model_key=key, smoothing=before.smoothing, rounding=before.rounding,
+                observer=before.observer, shard=before.shard, skipped={**counted.skipped, **skipped},
+                functions=functions,
             )  # fmt: skip
             return Checkpoint(before.merge(counted), max(next_sample, start.next_sample))
 
@@ -105,6 +108,7 @@ class Calibration:
             model_key(self.graph),
             0,
             smoothing=dict(self.smoothing),
+            rounding=dict(self.rounding),
             observer=self.observer,
             shard=(self.shard.number, self.shard.count),
             functions=functions,

@@ -126,7 +126,8 @@ class Statistics:
 
     ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
     the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``smoothing``: what the
-    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of.
+    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of. ``rounding``:
+    what else the samples said about weights, see ``Plan``.
 
     ``observer``: the one asked for when these were taken; empty when any will do, as all are solved from the same
     counts. ``skipped``: samples left out because they failed, by their place in the data, with the reason. ``shard``:
@@ -143,6 +144,7 @@ class Statistics:
     skipped: dict[int, str] = field(default_factory=dict)
     shard: tuple[int, int] = (1, 1)
     total: int = 0
+    rounding: dict[str, np.ndarray] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
 
     def merge(self, other: Statistics) -> Statistics:
@@ -178,10 +180,13 @@ class Statistics:
             return "they count different tensors"
         if self.total != other.total:
             return f"one is of a data set of {self.total} samples, the other of {other.total}"
-        for name in sorted(self.smoothing.keys() | other.smoothing.keys()):
-            mine, theirs = self.smoothing.get(name), other.smoothing.get(name)
-            if mine is None or theirs is None or not np.array_equal(mine, theirs):
-                return f"tensor '{name}' was smoothed differently"
+        for done, mine, theirs in (
+            ("smoothed", self.smoothing, other.smoothing),
+            ("rounded", self.rounding, other.rounding),
+        ):
+            for name in sorted(mine.keys() | theirs.keys()):
+                if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name]):
+                    return f"tensor '{name}' was {done} differently"
         return ""
 
     def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
@@ -224,6 +229,7 @@ class Statistics:
             "samples": self.samples,
             "tensors": list(self.tensors),
             "smoothing": list(self.smoothing),
+            "rounding": list(self.rounding),
             "observer": self.observer,
             "skipped": {str(index): why for index, why in sorted(self.skipped.items())},
             "shard": self.shard,
@@ -241,6 +247,8 @@ class Statistics:
         }
         for index, scale in enumerate(self.smoothing.values()):
             arrays[f"smoothing_{index}"] = scale
+        for index, change in enumerate(self.rounding.values()):
+            arrays[f"rounding_{index}"] = change
         for index, function in enumerate(self.functions.values()):
             arrays[f"function_{index}"] = np.frombuffer(function.model, np.uint8)
         (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
@@ -309,6 +317,9 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             None if first < 0 else first,
         )
     smoothing = {name: arrays[f"smoothing_{index}"] for index, name in enumerate(header["smoothing"])}
+    rounding = {name: arrays[f"rounding_{index}"] for index, name in enumerate(header["rounding"])}
+    if any(change.dtype != np.int8 for change in rounding.values()):
+        raise ValueError("its rounding is none")
     number, count = (int(part) for part in header["shard"])
     return Statistics(
         tensors,
@@ -320,6 +331,7 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
         {int(index): str(why) for index, why in header["skipped"].items()},
         (number, count),
         int(header["total"]),
+        rounding,
         {
             name: Function(tuple(map(str, sources)), arrays[f"function_{index}"].tobytes())
             for index, (name, sources) in enumerate(header["functions"].items())

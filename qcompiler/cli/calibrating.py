@@ -88,6 +88,7 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
             job.graph,
             job.observed(plan),
             smoothing=plan.smoothing,
+            rounding=plan.rounding,
             observer=given["observer"] or "",
             shard=given["shard"] or Shard(),
             skip_bad=given["skip_bad"],

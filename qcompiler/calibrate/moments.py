@@ -1,0 +1,160 @@
+"""Second moments of what products read: which errors of a weight show at the output, and which cancel.
+
+The error of a product with the weight ``W + E`` is ``E x``; over samples its power is ``E M Eᵀ`` with ``M`` the mean of
+``x xᵀ``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import onnxruntime as ort
+
+from qcompiler import ir
+from qcompiler.runtime import Feed, one_thread_each, run, session, side_by_side
+
+BLOCK = 512
+"""Inputs of a product that are looked at together: memory grows with their square."""
+SAMPLES = 16
+ROWS = 128
+"""Rows taken from each sample: positions of a convolution, rows of a matrix."""
+HELD_OUT = 4
+"""Every so many samples, or rows where there are fewer samples, one is held out."""
+SEGMENTS = 8
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of what one weight is multiplied with, ``K`` numbers in each of ``G`` groups: float32 ``[G, B, B]`` for each of
+    the ``blocks_of(K)``. ``held_out`` is from other samples."""
+
+    fitted: tuple[np.ndarray, ...]
+    held_out: tuple[np.ndarray, ...]
+
+
+def blocks_of(length: int) -> list[slice]:
+    """About equal parts of no more than ``BLOCK``."""
+    count = -(-length // BLOCK)
+    ends = [length * index // count for index in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def as_rows(node: ir.Node, weight: np.ndarray) -> np.ndarray:
+    """The weight of a Conv, Gemm or MatMul as ``[groups, outputs, K]``, a view: what each output sums over."""
+    if node.op == "Conv":
+        groups = int(node.attrs.get("group", 1))
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
+    return (weight if node.op == "Gemm" and node.attrs.get("transB", 0) else weight.T)[None]
+
+
+def patches(node: ir.Node, values: np.ndarray, kernel: Sequence[int], rows: int, offset: int) -> np.ndarray:
+    """``[groups, rows, K]`` of what the node's weight is multiplied with, at most ``rows`` of them, evenly spaced from
+    the ``offset``-th on. ``kernel``: the spatial shape of a convolution's weight."""
+    if node.op != "Conv":
+        flat = values.reshape(1, -1, values.shape[-1])
+        return flat[:, _spaced(flat.shape[1], rows, offset)]
+    rank, groups = len(kernel), int(node.attrs.get("group", 1))
+    strides = node.attrs.get("strides") or [1] * rank
+    dilations = node.attrs.get("dilations") or [1] * rank
+    spans = [(length - 1) * dilation + 1 for length, dilation in zip(kernel, dilations)]
+    begins, ends = _pads(node, values.shape[2:], spans, strides)
+    sizes = values.shape[2:]
+    counts = [(b + n + e - span) // step + 1 for b, n, e, span, step in zip(begins, sizes, ends, spans, strides)]
+    chosen = _spaced(values.shape[0] * math.prod(counts), rows, offset)
+    image, *places = np.unravel_index(chosen, (values.shape[0], *counts))
+    index: list[np.ndarray] = [image.reshape(-1, *([1] * rank))]
+    inside = np.ones((1,) * (rank + 1), bool)
+    for axis, length in enumerate(kernel):
+        shape = [len(chosen), *(length if other == axis else 1 for other in range(rank))]
+        at = places[axis][:, None] * strides[axis] - begins[axis] + np.arange(length) * dilations[axis]
+        inside = inside & ((at >= 0) & (at < sizes[axis])).reshape(shape)
+        index.append(np.clip(at, 0, sizes[axis] - 1).reshape(shape))
+    taken = np.moveaxis(values, 1, -1)[tuple(index)]  # [rows, *kernel, channels]
+    taken = np.moveaxis(np.where(inside[..., None], taken, np.float32(0.0)), -1, 1).reshape(len(chosen), groups, -1)
+    return np.ascontiguousarray(taken.swapaxes(0, 1))
+
+
+def _spaced(count: int, most: int, offset: int) -> np.ndarray:
+    step = max(1, count // most)
+    return np.arange(offset % step, count, step)[:most]
+
+
+def _pads(
+    node: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Padding before and after each spatial axis, as ONNX defines it for Conv."""
+    rank, kind = len(spans), node.attrs.get("auto_pad", "NOTSET")
+    if kind in ("NOTSET", ""):
+        pads = list(node.attrs.get("pads") or [0] * 2 * rank)
+        return pads[:rank], pads[rank:]
+    if kind == "VALID":
+        return [0] * rank, [0] * rank
+    totals = [
+        max((-(-size // stride) - 1) * stride + span - size, 0) for size, span, stride in zip(sizes, spans, strides)
+    ]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (small, large) if kind == "SAME_UPPER" else (large, small)
+
+
+def second_moments(graph: ir.Graph, readers: Mapping[str, Sequence[str]], feeds: Sequence[Feed]) -> dict[str, Moments]:
+    """Moments of the named constants, each given with the nodes of the outermost graph that read it as their second
+    input. Rows that are not finite are left out."""
+    nodes = {node.name: node for node in graph.nodes}
+    reads: dict[str, list[tuple[str, ir.Node]]] = {}
+    for name, users in readers.items():
+        for user in users:
+            reads.setdefault(nodes[user].inputs[0].name, []).append((name, nodes[user]))
+    values = [dict(feed) for feed in feeds]
+    rows: dict[str, list[tuple[int, np.ndarray]]] = {name: [] for name in readers}
+    missing = {name: len(users) * len(feeds) for name, users in readers.items()}
+    found: dict[str, Moments] = {}
+
+    def add(index: int, made: Feed) -> None:
+        for tensor in reads.keys() & made.keys():
+            for name, node in reads[tensor]:
+                rows[name].append((index, _rows(node, made[tensor], index)))
+                missing[name] -= 1
+
+    for index, feed in enumerate(feeds):
+        add(index, feed)
+    pieces = ir.segments(graph, SEGMENTS, list(reads))
+    last_read = {tensor.name: number for number, piece in enumerate(pieces) for tensor in piece.inputs}
+    for number, piece in enumerate(pieces):
+        with session(piece) as model:
+            for index, made in enumerate(side_by_side(functools.partial(_returned, model), values)):
+                add(index, made)
+                known = {**values[index], **made}
+                values[index] = {name: known[name] for name in known if last_read.get(name, -1) > number}
+        complete = [name for name, count in missing.items() if count == 0 and name not in found]
+        with one_thread_each():
+            found.update(zip(complete, side_by_side(_moments, [rows.pop(name) for name in complete])))
+    return found
+
+
+def _returned(model: ort.InferenceSession, feed: Feed) -> Feed:
+    outputs = [entry.name for entry in model.get_outputs()]
+    return dict(zip(outputs, run(model, {entry.name: feed[entry.name] for entry in model.get_inputs()}, outputs)))
+
+
+def _rows(node: ir.Node, values: np.ndarray, index: int) -> np.ndarray:
+    kernel = node.inputs[1].values.shape[2:] if node.op == "Conv" else ()
+    rows = patches(node, values.astype(np.float32, copy=False), kernel, ROWS, index)
+    return rows[:, np.isfinite(rows).all(axis=(0, 2))]
+
+
+def _moments(rows: Sequence[tuple[int, np.ndarray]]) -> Moments:
+    joined = np.concatenate([values for _, values in rows], axis=1)
+    samples = np.repeat([index for index, _ in rows], [values.shape[1] for _, values in rows])
+    few = max(index for index, _ in rows) < HELD_OUT - 1  # too few to hold one out: rows must do
+    aside = (np.arange(len(samples)) if few else samples) % HELD_OUT == HELD_OUT - 1
+
+    def moments(own: np.ndarray) -> tuple[np.ndarray, ...]:
+        parts = [own[:, :, part] for part in blocks_of(own.shape[2])]
+        return tuple(part.swapaxes(1, 2) @ part / np.float32(max(own.shape[1], 1)) for part in parts)
+
+    return Moments(moments(joined[:, ~aside]), moments(joined[:, aside]))
