@@ -105,35 +105,31 @@ def second_moments(graph: ir.Graph, readers: Mapping[str, Sequence[str]], feeds:
     """Moments of the named constants, each given with the nodes of the outermost graph that read it as their second
     input. Rows that are not finite are left out."""
     nodes = {node.name: node for node in graph.nodes}
-    reads: dict[str, list[tuple[str, ir.Node]]] = {}
+    sums: dict[str, _Sums] = {}
+    reads: dict[str, list[tuple[_Sums, ir.Node]]] = {}
     for name, users in readers.items():
+        sums[name] = _Sums(nodes[users[0]], by_rows=len(feeds) < HELD_OUT)
         for user in users:
-            reads.setdefault(nodes[user].inputs[0].name, []).append((name, nodes[user]))
+            reads.setdefault(nodes[user].inputs[0].name, []).append((sums[name], nodes[user]))
     values = [dict(feed) for feed in feeds]
-    rows: dict[str, list[tuple[int, np.ndarray]]] = {name: [] for name in readers}
-    missing = {name: len(users) * len(feeds) for name, users in readers.items()}
-    found: dict[str, Moments] = {}
 
     def add(index: int, made: Feed) -> None:
         for tensor in reads.keys() & made.keys():
-            for name, node in reads[tensor]:
-                rows[name].append((index, _rows(node, made[tensor], index)))
-                missing[name] -= 1
+            for total, node in reads[tensor]:
+                total.add(index, _rows(node, made[tensor], index))
 
-    for index, feed in enumerate(feeds):
-        add(index, feed)
     pieces = ir.segments(graph, SEGMENTS, list(reads))
     last_read = {tensor.name: number for number, piece in enumerate(pieces) for tensor in piece.inputs}
-    for number, piece in enumerate(pieces):
-        with session(piece) as model:
-            for index, made in enumerate(side_by_side(functools.partial(_returned, model), values)):
-                add(index, made)
-                known = {**values[index], **made}
-                values[index] = {name: known[name] for name in known if last_read.get(name, -1) > number}
-        complete = [name for name, count in missing.items() if count == 0 and name not in found]
-        with one_thread_each():
-            found.update(zip(complete, side_by_side(_moments, [rows.pop(name) for name in complete])))
-    return found
+    with one_thread_each():
+        for index, feed in enumerate(feeds):
+            add(index, feed)
+        for number, piece in enumerate(pieces):
+            with session(piece) as model:
+                for index, made in enumerate(side_by_side(functools.partial(_returned, model), values)):
+                    add(index, made)
+                    known = {**values[index], **made}
+                    values[index] = {name: known[name] for name in known if last_read.get(name, -1) > number}
+    return {name: total.moments() for name, total in sums.items()}
 
 
 def _returned(model: ort.InferenceSession, feed: Feed) -> Feed:
@@ -147,14 +143,31 @@ def _rows(node: ir.Node, values: np.ndarray, index: int) -> np.ndarray:
     return rows[:, np.isfinite(rows).all(axis=(0, 2))]
 
 
-def _moments(rows: Sequence[tuple[int, np.ndarray]]) -> Moments:
-    joined = np.concatenate([values for _, values in rows], axis=1)
-    samples = np.repeat([index for index, _ in rows], [values.shape[1] for _, values in rows])
-    few = max(index for index, _ in rows) < HELD_OUT - 1  # too few to hold one out: rows must do
-    aside = (np.arange(len(samples)) if few else samples) % HELD_OUT == HELD_OUT - 1
+class _Sums:
+    """Of one weight: sums of rows' products, and how many rows there were, of the samples to fit and of those held
+    out; ``by_rows``: there are too few samples to hold one out, so rows must do."""
 
-    def moments(own: np.ndarray) -> tuple[np.ndarray, ...]:
-        parts = [own[:, :, part] for part in blocks_of(own.shape[2])]
-        return tuple(part.swapaxes(1, 2) @ part / np.float32(max(own.shape[1], 1)) for part in parts)
+    def __init__(self, node: ir.Node, *, by_rows: bool) -> None:
+        groups, _, length = as_rows(node, node.inputs[1].values).shape
+        shapes = [(groups, part.stop - part.start) for part in blocks_of(length)]
+        self._blocks, self._by_rows, self._count = blocks_of(length), by_rows, [0, 0]
+        self._sums = [[np.zeros((count, size, size), np.float32) for count, size in shapes] for _ in range(2)]
 
-    return Moments(moments(joined[:, ~aside]), moments(joined[:, aside]))
+    def add(self, index: int, rows: np.ndarray) -> None:
+        if self._by_rows:
+            aside = np.arange(rows.shape[1]) % HELD_OUT == HELD_OUT - 1
+            self._add(0, rows[:, ~aside])
+            self._add(1, rows[:, aside])
+        else:
+            self._add(int(index % HELD_OUT == HELD_OUT - 1), rows)
+
+    def _add(self, side: int, rows: np.ndarray) -> None:
+        self._count[side] += rows.shape[1]
+        for total, part in zip(self._sums[side], self._blocks):
+            total += rows[:, :, part].swapaxes(1, 2) @ rows[:, :, part]
+
+    def moments(self) -> Moments:
+        for totals, count in zip(self._sums, self._count):
+            for total in totals:
+                total /= np.float32(max(count, 1))
+        return Moments(*(tuple(totals) for totals in self._sums))
