@@ -53,9 +53,10 @@ def quantize_keeping_sums(
     largest errors are moved to the other neighbour until the sum of errors is below half a step; then, with
     ``channels``, those of a whole output channel likewise (SQuant, Guo et al. 2022, section 3.3).
     """
-    codes = quantize(values, scale, zero_point, scheme).astype(np.int64)
+    nearest = quantize(values, scale, zero_point, scheme)
     if not scheme.spaced_evenly or values.ndim < 3:
-        return codes.astype(scheme.dtype)
+        return nearest
+    codes = nearest.astype(np.int64)
     step = spread(np.asarray(scale, np.float32), scheme, values.shape)
     offset = spread(np.asarray(zero_point, np.int64), scheme, values.shape)
     errors = (codes - offset - (values / step).astype(np.float64)).reshape(*values.shape[:2], -1)

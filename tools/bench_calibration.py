@@ -247,13 +247,10 @@ def references(name: str, options: argparse.Namespace, folder: Path) -> Iterator
             if low == high or without_sentinels(seen[tensor])[1]:
                 continue
             counts, edges = np.histogram(x, options.reference_bins, (low, high))
-            zeros = np.count_nonzero(x == 0)
+            expected = {"percentile": linear_percentile(counts, edges, (x.min(), x.max()), 5e-6)}
             # Exact zeros cost nothing; in a bin, they would cost what its middle costs.
-            counts[min(np.searchsorted(edges, 0.0, "right") - 1, counts.size - 1)] -= zeros
-            expected = {
-                "percentile": linear_percentile(counts, edges, zeros, 5e-6),
-                "mse": best_range(counts, (edges[1:] + edges[:-1]) / 2, low, high),
-            }
+            counts[min(np.searchsorted(edges, 0.0, "right") - 1, counts.size - 1)] -= np.count_nonzero(x == 0)
+            expected["mse"] = best_range(counts, (edges[1:] + edges[:-1]) / 2, low, high)
             for observer, (a, b) in expected.items():
                 ours = OBSERVERS[observer](seen[tensor], U8)
                 if b > a:
@@ -266,12 +263,25 @@ def references(name: str, options: argparse.Namespace, folder: Path) -> Iterator
         }  # fmt: skip
 
 
-def linear_percentile(counts: np.ndarray, edges: np.ndarray, zeros: int, tail: float) -> tuple[float, float]:
-    whole = counts.copy()
-    whole[min(np.searchsorted(edges, 0.0, "right") - 1, counts.size - 1)] += zeros
-    below = np.concatenate([[0], np.cumsum(whole)]) / whole.sum()
-    low, high = np.interp([tail, 1 - tail], below, edges)
-    return min(float(low), 0.0), max(float(high), 0.0)
+def linear_percentile(
+    counts: np.ndarray, edges: np.ndarray, ends: tuple[float, float], tail: float
+) -> tuple[float, float]:
+    """numpy.quantile's definition: linear between the two nearest ranks; the extremes are exact."""
+    below = np.cumsum(counts)
+
+    def ranked(rank: float) -> float:
+        if rank <= 0 or rank >= below[-1] - 1:
+            return ends[0] if rank <= 0 else ends[1]
+        index = int(np.searchsorted(below, rank, "right"))
+        within = (rank - (below[index] - counts[index]) + 0.5) / counts[index]
+        return float(edges[index] + within * (edges[index + 1] - edges[index]))
+
+    def quantile(share: float) -> float:
+        rank = share * (below[-1] - 1)
+        before = np.floor(rank)
+        return ranked(before) + (rank - before) * (ranked(before + 1) - ranked(before))
+
+    return min(quantile(tail), 0.0), max(quantile(1 - tail), 0.0)
 
 
 def best_range(counts: np.ndarray, x: np.ndarray, low: float, high: float) -> tuple[float, float]:

@@ -72,7 +72,7 @@ def read(messages: Iterable[str], version: str) -> tuple[Layer, ...]:
     block = next((text for text in messages if text.startswith(HEAD)), None)
     if block is None:
         raise _unknown("it lists no layers", version)
-    lines = block.removeprefix(HEAD).partition("\n\n")[0].splitlines()
+    lines = f"\n{block.removeprefix(HEAD)}".partition("\n\n")[0].splitlines()
     layers = [_layer(line, version) for line in lines if line.strip()]
     if not layers:
         raise _unknown("its list of layers is empty", version)
