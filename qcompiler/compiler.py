@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -459,7 +458,14 @@ def spread(samples: Samples, most: int) -> list[Feed]:
     size = sum(array.nbytes for array in first.values())
     most = min(most, max(FEWEST_HELD, MOST_HELD // max(size, 1)))
     step = max(1, (samples.count or 0) // most)
-    return list(islice(samples, 0, step * most, step))
+    found: list[Feed] = []
+    for _, feed in samples.numbered(lambda index: index % step == 0):
+        if isinstance(feed, DataError):
+            raise feed
+        found.append(feed)
+        if len(found) == most:
+            break
+    return found
 
 
 def computed_floats(graph: ir.Graph) -> list[str]:

@@ -286,12 +286,17 @@ def _packed(change: np.ndarray) -> dict[str, Any]:
 
 def _unpacked(packed: dict[str, Any]) -> np.ndarray:
     shape = [int(length) for length in packed["shape"]]
-    size = math.prod(shape)
-    inflater = zlib.decompressobj()
-    data = inflater.decompress(base64.b64decode(packed["deflated"], validate=True), size) if size > 0 else b""
-    if min(shape, default=1) < 0 or len(data) != size or inflater.decompress(inflater.unconsumed_tail, 1):
+    size, deflated = math.prod(shape), base64.b64decode(packed["deflated"], validate=True)
+    inflater, data = zlib.decompressobj(), b""
+    if min(shape, default=1) > 0 and size <= _MOST_INFLATED * len(deflated):
+        data = inflater.decompress(deflated, size)
+    if len(data) != size or inflater.decompress(inflater.unconsumed_tail, 1):
         raise ValueError("a rounding does not have the size that its shape says")
     return np.frombuffer(data, np.int8).reshape(shape)
+
+
+_MOST_INFLATED = 1032
+"""Bytes that one deflated byte can stand for, at most."""
 
 
 def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:

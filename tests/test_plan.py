@@ -149,3 +149,31 @@ def test_groups() -> None:
     assert one.group("x") == {"x", "h"} and one.group("y") == {"y"}
     assert [str(site) for site in one.tensors()["h"]] == ["second:0", "third:0"]
     assert one.without_nodes({"second": "why"}).kept == {"second": "why", "third": "it 'says' so"}
+
+
+ROUNDED = Plan(rounding={"w": np.array([[0, 1, 0], [0, -1, 0]], np.int8)})
+
+
+def test_rounding_is_kept_by_its_bytes() -> None:
+    assert Plan.from_json(ROUNDED.to_json()) == ROUNDED
+
+
+@pytest.mark.parametrize("shape", ["[2, 2]", "[2, 4]", "[-2, -3]", "[9999999999, 9999999999]"])
+def test_rounding_that_is_not_as_large_as_its_shape_says(shape: str) -> None:
+    text = ROUNDED.to_json().replace("[2, 3]", shape)
+    with pytest.raises(PlanError, match="is damaged"):
+        Plan.from_json(text)
+
+
+def test_rounding_of_another_model() -> None:
+    quant = TensorQuant(Scheme("int8", True, PerAxis(0))).solved(np.ones(3), np.zeros(3), "weights")
+    with pytest.raises(PlanError, match=r"tensor 'w': is of another model.*\[2, 3\].*\[3, 2\]"):
+        ROUNDED.codes("w", np.ones((3, 2), np.float32), quant)
+
+
+def test_rounding_stays_in_range() -> None:
+    quant = TensorQuant(Scheme("int8", True, PerAxis(0))).solved(np.ones(2), np.zeros(2), "weights")
+    values = np.array([[1, 127, 3], [4, -127, 6]], np.float32)
+    assert ROUNDED.codes("w", values, quant).tolist() == [[1, 127, 3], [4, -127, 6]]
+    assert ROUNDED.codes("v", values, quant).tolist() == values.tolist()
+    assert ROUNDED.codes("w", values / 2, quant).tolist() == [[0, 65, 2], [2, -65, 3]]

@@ -59,7 +59,7 @@ class Address(click.ParamType):
     "--workers", type=click.IntRange(min=1),
     help="Processes of the local scheduler [one a processor, fewer for few samples].",
 )
-@click.option("--smoothing", metavar="FILE.npz", help="Smooth as these statistics do, instead of deciding it anew.")
+@click.option("--smoothing", metavar="FILE.npz", help="Smooth and round weights as these statistics do.")
 @shared.target_options
 @compiling.pipeline_options
 @compiling.reporting_options
