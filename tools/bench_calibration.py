@@ -219,7 +219,9 @@ def resuming(name: str, options: argparse.Namespace, folder: Path) -> Iterator[R
             resumed += checkpoint.exists()
             process = subprocess.Popen(calibrate(model, data, out, "--resume"))
             try:
-                process.wait(moments.uniform(0.3, 1.2) * duration)
+                code = process.wait(moments.uniform(0.3, 1.2) * duration)
+                if code:
+                    raise subprocess.CalledProcessError(code, process.args)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()

@@ -94,9 +94,11 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
                              const float* bias, std::size_t columns, float* out, std::size_t stride) {
   constexpr int kVectors = V::vectors(R);
   constexpr std::size_t kWidth = kVectors * V::kLanes;
-  // One row does so little with what it reads that memory is the limit. Asking for every second line suffices, the
-  // processor brings lines in pairs; asking for more takes the place of what it asks for by itself.
-  constexpr std::size_t kAhead = 4096, kPair = 128;
+  // Weights are asked for ahead of their use. One row does so little with them that memory is the limit: every second line
+  // suffices, the processor brings them in pairs, and asking for more takes the place of what it asks for by itself.
+  // Several rows need them in the first-level cache in time.
+  constexpr std::size_t kAhead = R == 1 ? 4096 : 2560, kLine = R == 1 ? 128 : 64;
+  constexpr int kLocality = R == 1 ? 2 : 3;
   const std::size_t scale_bytes = matrix.scale_bytes();
   const std::size_t header = scale_bytes + (kZeroPoints ? kPanelColumns * 2 : 0);
 
@@ -130,11 +132,9 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
       const std::uint8_t* values = tile + R * 8;
       const std::size_t steps = kSteps == 0 ? matrix.block / (kGroups * 8) : kSteps;
       for (std::size_t step = 0; step < steps; ++step) {
-        if (R == 1) {
-          QCOMPILER_UNROLL
-          for (std::size_t pair = 0; pair < kGroups * kGroupBytes; pair += kPair) {
-            __builtin_prefetch(weights + kAhead + pair, 0, 2);
-          }
+        QCOMPILER_UNROLL
+        for (std::size_t line = 0; line < kGroups * kGroupBytes; line += kLine) {
+          __builtin_prefetch(weights + kAhead + line, 0, kLocality);
         }
         dot_step<R, kVectors, kGroups>(sums, weights, values);
         weights += kGroups * kGroupBytes;
@@ -247,53 +247,63 @@ void multiply_float_rows(const Int4Matrix& matrix, const std::uint8_t* panel, co
   }
 }
 
+// One row's block. kBlock is the block's size, or 0 where the compiler need not know it.
+template <std::size_t kBlock>
+QCOMPILER_INLINE void quantize_block(const Int4Matrix& matrix, const float* block, std::size_t rows, std::size_t row,
+                                     std::uint8_t* packed) {
+  const std::size_t size = kBlock == 0 ? matrix.block : kBlock;
+  V::F smallest = V::zero(), largest = V::zero();
+  V::F times_zero = V::zero();  // NaN where a value is not finite
+  for (std::size_t k = 0; k < size; k += V::kLanes) {
+    const V::F value = V::load(block + k);
+    smallest = V::min(value, smallest);
+    largest = V::max(value, largest);
+    times_zero = V::multiply_add(value, V::zero(), times_zero);
+  }
+  const bool finite = !V::any_nan(times_zero);
+  float high, low;
+  V::reduce_extremes(smallest, largest, low, high);
+  low = -low;
+  const float magnitude = high > low ? high : low;
+  const float other = high > low ? low : high;
+  std::uint8_t* bytes = packed + rows * 8 + row * 4;
+  float scale = 0;
+  std::int32_t sum = 0;
+  if (finite && magnitude >= kSmallestMagnitude) {
+    // There is a -128 but no 128: the whole range serves where only one end needs it.
+    const float steps = other * 128.0f > magnitude * 127.5f ? 127.0f : __builtin_copysignf(128.0f, low - high);
+    scale = magnitude / steps;
+    const V::F inverse = V::set(steps / magnitude);
+    V::I sums = V::zero_int();
+    for (std::size_t k = 0; k < size; k += 16) {
+      std::int8_t quantized[16];
+      sums = V::add_int(sums, V::quantize16(block + k, inverse, quantized));
+      for (std::size_t i = 0; i < 16; i += 4) __builtin_memcpy(bytes + (k + i) * rows, quantized + i, 4);
+    }
+    sum = V::reduce_add_int(sums) * (matrix.zero_points ? -1 : -8);
+  } else {
+    if (!finite) scale = __builtin_nanf("");
+    for (std::size_t k = 0; k < size; k += 4) __builtin_memset(bytes + k * rows, 0, 4);
+  }
+  __builtin_memcpy(packed + row * 4, &scale, 4);
+  __builtin_memcpy(packed + (rows + row) * 4, &sum, 4);
+}
+
 void quantize_rows(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
                    std::uint8_t* packed) {
   for (std::size_t b = 0; b < matrix.blocks; ++b) {
-    std::uint8_t* bytes = packed + rows * 8;
     const std::size_t start = b * matrix.block;
     for (std::size_t row = 0; row < rows; ++row) {
       const float* block = values + row * stride + start;
-      float padded[kLargestBlock];
       if (start + matrix.block > matrix.depth) {
+        float padded[kLargestBlock];
         for (std::size_t k = 0; k < matrix.block; ++k) padded[k] = start + k < matrix.depth ? block[k] : 0.0f;
-        block = padded;
-      }
-      V::F smallest = V::zero(), largest = V::zero();
-      V::F times_zero = V::zero();  // NaN where a value is not finite
-      for (std::size_t k = 0; k < matrix.block; k += V::kLanes) {
-        const V::F value = V::load(block + k);
-        smallest = V::min(value, smallest);
-        largest = V::max(value, largest);
-        times_zero = V::multiply_add(value, V::zero(), times_zero);
-      }
-      const bool finite = !V::any_nan(times_zero);
-      float high, low;
-      V::reduce_extremes(smallest, largest, low, high);
-      low = -low;
-      const float magnitude = high > low ? high : low;
-      const float other = high > low ? low : high;
-      const bool nothing = !finite || magnitude < kSmallestMagnitude;
-      // There is a -128 but no 128: the whole range serves where only one end needs it.
-      const float steps = other * 128.0f > magnitude * 127.5f ? 127.0f : high > low ? -128.0f : 128.0f;
-      const float scale = !finite ? __builtin_nanf("") : nothing ? 0.0f : magnitude / steps;
-      const V::F inverse = V::set(nothing ? 0.0f : steps / magnitude);
-      std::int32_t sum = 0;
-      if (!nothing) {
-        V::I sums = V::zero_int();
-        std::int8_t quantized[kLargestBlock];
-        for (std::size_t k = 0; k < matrix.block; k += 16) {
-          sums = V::add_int(sums, V::quantize16(block + k, inverse, quantized + k));
-        }
-        for (std::size_t k = 0; k < matrix.block; k += 4) {
-          __builtin_memcpy(bytes + k * rows + row * 4, quantized + k, 4);
-        }
-        sum = V::reduce_add_int(sums) * (matrix.zero_points ? -1 : -8);
+        quantize_block<0>(matrix, padded, rows, row, packed);
+      } else if (matrix.block == kStep) {
+        quantize_block<kStep>(matrix, block, rows, row, packed);
       } else {
-        for (std::size_t k = 0; k < matrix.block; k += 4) __builtin_memset(bytes + k * rows + row * 4, 0, 4);
+        quantize_block<0>(matrix, block, rows, row, packed);
       }
-      __builtin_memcpy(packed + row * 4, &scale, 4);
-      __builtin_memcpy(packed + (rows + row) * 4, &sum, 4);
     }
     packed += rows * (matrix.block + 8);
   }

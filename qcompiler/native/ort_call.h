@@ -67,13 +67,15 @@ std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, cons
 
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
-// Calls function(i) for each i below `total`, in ONNX Runtime's own threads.
+// Calls function(i) for each i below `total`, in ONNX Runtime's own threads. Threads take a share when they are through
+// with one: more shares than threads even out what else the machine does.
 template <typename Function>
 void parallel_for(const ort::Api& api, const ort::KernelContext* context, std::size_t total, const Function& function) {
+  constexpr std::size_t kShares = 64;
   check(api.KernelContext_ParallelFor(
       context,
       [](void* data, std::size_t index) { (*static_cast<const Function*>(data))(index); },
-      total, 0, const_cast<Function*>(&function)));
+      total, total < kShares ? total : kShares, const_cast<Function*>(&function)));
 }
 
 }  // namespace qcompiler

@@ -18,6 +18,9 @@
 #include "isa.h"
 #include "table.h"
 
+QCOMPILER_EXPORT qcompiler::ort::Status* QCOMPILER_ORT_CALL RegisterCustomOps(
+    qcompiler::ort::SessionOptions* options, const qcompiler::ort::ApiBase* base) noexcept;
+
 namespace {
 
 using qcompiler::Extremes;
@@ -203,6 +206,22 @@ void an_instruction_set_is_chosen_by_name() {
 #endif
 }
 
+// A runtime that has no API 18, and remembers what it was told.
+std::string g_told;
+
+void an_older_runtime_is_told_what_is_needed() {
+  namespace ort = qcompiler::ort;
+  static ort::Api oldest{};
+  oldest.CreateStatus = [](ort::ErrorCode, const char* message) noexcept {
+    g_told = message;
+    return reinterpret_cast<ort::Status*>(&g_told);
+  };
+  ort::ApiBase base{};
+  base.GetApi = [](std::uint32_t version) noexcept -> const ort::Api* { return version == 1 ? &oldest : nullptr; };
+  CHECK(RegisterCustomOps(nullptr, &base) == reinterpret_cast<ort::Status*>(&g_told));
+  CHECK(g_told == "qcompiler's operators need ONNX Runtime 1.18 or newer");
+}
+
 }  // namespace
 
 int main() {
@@ -213,5 +232,6 @@ int main() {
   halves_become_the_same_floats();
   floats_become_the_nearest_half();
   an_instruction_set_is_chosen_by_name();
+  an_older_runtime_is_told_what_is_needed();
   return report();
 }
