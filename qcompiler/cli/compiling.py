@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +39,6 @@ pipeline_options = shared.together(
 
 decision_options = shared.together(
     shared.data_options,
-    shared.target_options,
     shared.gpu_option,
     click.option("--precision", metavar="NAME", help="One of the target's [int8, or the plan's]."),
     click.option("--observer", type=click.Choice(shared.OBSERVERS),
@@ -59,6 +59,7 @@ reporting_options = shared.together(
 @click.command("compile")
 @click.argument("model")
 @click.option("-o", "--output", metavar="FILE.onnx", help="Where the compiled model goes.")
+@shared.targets_options
 @decision_options
 @click.option("--plan", metavar="FILE.json", help="Apply this plan and decide nothing anew.")
 @click.option("--stats", metavar="FILE.npz", help="Take ranges from these statistics instead of samples.")
@@ -69,7 +70,11 @@ reporting_options = shared.together(
 @click.option("--verbose", is_flag=True, help="Report each node and pass.")
 @reporting_options
 def compile_command(model: str, output: str | None, **given: Any) -> None:
-    """Compile MODEL for a target."""
+    """Compile MODEL for a target, or for several with one calibration."""
+    targets = dict.fromkeys(given.pop("targets"))
+    if len(targets) > 1:
+        return compile_for_several(model, output, list(targets), given)
+    given["target"] = next(iter(targets))
     if "show" in given["passes"]:
         return show_pipeline(given)
     if given["bisect"]:
@@ -118,10 +123,47 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
         console.print(f"wrote {output}", markup=False)
 
 
+def compile_for_several(model: str, folder: str | None, targets: list[str], given: dict[str, Any]) -> None:
+    """``FOLDER/NAME.TARGET.onnx`` for each target, from one run over the samples."""
+    context = click.get_current_context()
+    for name in ("plan", "stats", "report", "bisect"):
+        if given[name]:
+            raise click.UsageError(f"--{name} is for one target at a time", context)
+    if folder is None:
+        raise click.UsageError("say where the compiled models go: -o FOLDER", context)
+    if not given["data"]:
+        raise DataError("several targets share a calibration", where=model, fix="give samples (--data)")
+
+    from qcompiler.report.text import render
+    from qcompiler.several import statistics_for
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    outputs = {target: place / f"{Path(model).stem}.{Path(target).stem}.onnx" for target in targets}
+    shared.check_outputs(map(str, outputs.values()), (model, given["data"], given["recipe"]))
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(compilation(model, {**given, "target": target, "quiet": given["quiet"] or index > 0}))
+            for index, target in enumerate(targets)
+        ]
+        statistics = statistics_for([job for job, _ in opened])
+        for (job, checks), output in zip(opened, outputs.values()):
+            result = job.run(None, statistics)
+            with job.stages("check"):
+                checks.end(result.graph)
+            with job.stages("save"):
+                result.save(output, external=given["external"])
+            if not given["quiet"]:
+                console = shared.console()
+                console.print(render(result.report, verbose=given["verbose"]))
+                console.print(f"wrote {output}", markup=False)
+
+
 @click.command("plan")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL")
 @click.option("-o", "--output", metavar="FILE.json", help="Where the plan goes.")
 @click.option("--diff", is_flag=True, help="Compare two plan files instead: plan --diff OLD.json NEW.json")
+@shared.target_options
 @decision_options
 @click.option("--stats", metavar="FILE.npz", help="Take ranges from these statistics instead of samples.")
 @pipeline_options

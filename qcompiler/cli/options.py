@@ -62,10 +62,18 @@ data_options = together(
     click.option("--image-resize", type=click.Choice(["stretch", "crop", "pad"]), help="How pictures fit [stretch]."),
 )
 
+cpu_option = click.option(
+    "--cpu", default="auto", show_default=True, help="CPU kind of the target; auto is this machine's."
+)
 target_options = together(
     click.option("--target", default="ort-cpu", show_default=True, help="A target's name, or the path of its .toml."),
-    click.option("--cpu", default="auto", show_default=True, help="CPU kind of the target; auto is this machine's."),
+    cpu_option,
 )
+targets_options = together(
+    click.option("--target", "targets", multiple=True, default=("ort-cpu",), show_default=True,
+                 help="A target's name, or the path of its .toml; several share one calibration, and -o is a folder."),
+    cpu_option,
+)  # fmt: skip
 
 gpu_option = click.option(
     "--gpu", metavar="SM", default="", help="Kind of GPU to build for: sm80, sm89, sm120, … [the target's]."
