@@ -71,6 +71,7 @@ class Builder:
             return Candidate(graph, plan)
         feeds = self.compilation.feeds()[:PROFILE_FEEDS]
         self.engine = tensorrt.build(graph, self.compilation.gpu, self.compilation.source.inputs, feeds)
+        self.compilation.runtime = f"tensorrt-rtx {self.engine.version}, built for {self.engine.gpu}"
         return Candidate(graph, plan, self.engine.fates(plan.intended, self.products), self.engine.histogram())
 
     def in_half(self, candidate: Candidate, split: dict[str, str]) -> Candidate:

@@ -34,6 +34,8 @@ FEWEST_HELD = 4
 MOST_HELD = 64_000_000
 """Bytes of samples that are held in memory for measuring, but for the fewest."""
 MOST_MADE_UP = 16
+CODES = {"float8_e4m3fn": "fp8", "int4": "int4"}
+"""What nodes in codes of these types are said to be in; in int8 otherwise."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class Compilation:
         self.name = Path(model).name if isinstance(model, (str, os.PathLike)) else self.source.name
         self.data: Samples | None = None
         self.unmeasured = ""
+        self.runtime = f"onnxruntime {ort.__version__}"
         if data is not None:
             self.data = open_samples(
                 data,
@@ -425,7 +428,7 @@ class Compilation:
             target=self.target.name,
             cpu=self.target.cpu,
             precision=self.precision,
-            runtime=f"onnxruntime {ort.__version__}",
+            runtime=self.runtime,
             source_bytes=ir.weight_bytes(self.source),
             compiled_bytes=ir.weight_bytes(graph),
             speed=found.speed,
@@ -437,7 +440,9 @@ class Compilation:
             report.warnings.append(f"not measured: {self.unmeasured}; give samples (--data)")
         reasons = float_reasons(self.graph, self.target, self.diagnostics())
         report.nodes = [
-            NodeRecord(name, op, kind, form, why or (reasons[name] if kind == "float" else ""))
+            NodeRecord(name, op, kind, form, why or reasons[name])
+            if kind == "float"
+            else NodeRecord(name, op, CODES.get(self.target.weight.dtype, kind), form, why)
             for name, op, kind, form, why in candidate.fates(self.graph)
         ]
         report.operators = candidate.operators

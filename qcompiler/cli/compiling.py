@@ -41,6 +41,8 @@ decision_options = shared.together(
     shared.data_options,
     shared.gpu_option,
     click.option("--precision", metavar="NAME", help="One of the target's [int8, or the plan's]."),
+    click.option("--interface", type=click.Choice(["kept", "converted"]), default="kept", show_default=True,
+                 help="Types of inputs and outputs where all else is in 16 bits."),
     click.option("--observer", type=click.Choice(shared.OBSERVERS),
                  help="How ranges are taken from what was seen [mse, or the statistics' own]."),
     click.option("--recipe", metavar="FILE.toml", help="Choices of your own: keep_float, observer, observers."),
@@ -232,6 +234,7 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
         chosen = Options(
             cpu=given["cpu"],
             gpu=given.get("gpu", ""),
+            interface=given.get("interface", "kept"),
             observer=given.get("observer") or "mse",
             batch_size=given["batch_size"],
             limit=given["limit"],
