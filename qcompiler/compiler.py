@@ -24,7 +24,7 @@ from qcompiler.plan import Plan
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
 from qcompiler.report import NodeRecord, PassRecord, Report, StageRecord
-from qcompiler.runtime import Feed, run, session
+from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
 from qcompiler.target import Target, load_target
@@ -276,7 +276,9 @@ class Compilation:
                 wanted = smooth.wanted(self.graph, ctx.plan)
                 rows = calibrate.sample_rows(self.graph, wanted, feeds, skip_bad=skip_bad)
                 ctx = replace(ctx, rows=rows)
-            ctx = self.placed(self._run([smooth], self.graph, ctx))
+            with one_thread_each():
+                ctx = self._run([smooth], self.graph, ctx)
+            ctx = self.placed(ctx)
         for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
             if statistics is None and isinstance(one, MomentsPass):
                 assert ctx.plan is not None
