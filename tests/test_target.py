@@ -31,7 +31,8 @@ def test_targets_of_the_package_are_sound(name: str) -> None:
         assert one.summary and one.operators and one.cpu in (kinds or ("",))
         assert all(registry.parse(text) for names in one.pipeline.values() for text in names)
         assert not {entry.op for entry in one.operators} & {*one.absorbed, *one.excluded}
-        assert len(list(describe(one))) == len(one.operators) + len(one.absorbed) + len(one.excluded)
+        rows = len(one.operators) + len(one.absorbed) + len(one.excluded) + len(one.refused)
+        assert len(list(describe(one))) == rows
 
 
 def test_cpu_kinds_change_schemes() -> None:
