@@ -100,8 +100,9 @@ def compile(
 
     ``model``: a path, ``onnx.ModelProto``, what ``torch.onnx.export(..., dynamo=True)`` returns, an ``onnx_ir.Model``
     or a graphsurgeon graph; it is not changed. ``data``: samples, see ``qcompiler.data.open_samples``; needed for
-    ``int8`` unless ``statistics`` or a solved ``plan`` is given. ``precision``: ``int8``, ``int8-dynamic`` or
-    ``float``. The result is never slower than the source on this machine, unless ``options.timing`` is off.
+    ``int8`` unless ``statistics`` or a solved ``plan`` is given. ``precision``: one of the target's, ``int8``,
+    ``int8-dynamic`` or ``float`` for a CPU. For a target that is this machine the result is never slower than the
+    source here, unless ``options.timing`` is off.
 
     Raises:
         QCompilerError: one of its subclasses, whose message says what, where, why and what to do.
@@ -387,9 +388,9 @@ class Compilation:
     def samples(self) -> Samples:
         if self.data is None:
             raise DataError(
-                "int8 needs samples to take ranges from",
+                f"{self.precision} needs samples to take ranges from",
                 where=self.source.name,
-                fix="give data (--data), or use the precision int8-dynamic, which needs none",
+                fix=f"give data (--data){self.target.without_samples}",
             )
         return self.data
 

@@ -131,6 +131,12 @@ class Target:
         chosen = self.precisions[precision]
         return replace(self, activation=chosen.activation or self.activation, weight=chosen.weight or self.weight)
 
+    @property
+    def without_samples(self) -> str:
+        """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
+        name = next((name for name, one in self.precisions.items() if one.quantize in ("dynamic", "weights")), "")
+        return f", or use the precision {name}, which needs none" if name else ""
+
     def operator(self, node: gs.Node) -> Operator | None:
         """The first description that fits the node, constants and attributes included; None when there is none."""
         for entry in self.operators:
@@ -192,6 +198,10 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
     for entry in target.operators:
         condition = ", ".join(f"{k}={v}" for k, v in entry.when.items())
         parts = [f"inputs {', '.join(map(str, entry.activations))}" if not entry.variadic else "all inputs"]
+        if entry.shortcut:
+            parts = [f"the input beside a {entry.shortcut}"]
+        if entry.attention:
+            parts.append("around a Softmax only")
         if entry.weight is not None:
             axis = "tensor" if entry.weight_axis is None else f"axis {entry.weight_axis}"
             parts.append(f"weight {entry.weight} per {axis}")
@@ -199,6 +209,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
             parts.append(f"bias {entry.bias}")
         parts.append(f"output {entry.output}")
         yield f"{entry.op} ({condition})" if condition else entry.op, ", ".join(parts)
+    for op, reason in target.refused.items():
+        yield op, f"refused: {reason}"
     for op, reason in target.absorbed.items():
         yield op, f"absorbed: {reason}"
     for op, reason in target.excluded.items():

@@ -31,7 +31,8 @@ def test_targets_of_the_package_are_sound(name: str) -> None:
         assert one.summary and one.operators and one.cpu in (kinds or ("",))
         assert all(registry.parse(text) for names in one.pipeline.values() for text in names)
         assert not {entry.op for entry in one.operators} & {*one.absorbed, *one.excluded}
-        assert len(list(describe(one))) == len(one.operators) + len(one.absorbed) + len(one.excluded)
+        rows = len(one.operators) + len(one.absorbed) + len(one.excluded) + len(one.refused)
+        assert len(list(describe(one))) == rows
 
 
 def test_cpu_kinds_change_schemes() -> None:
@@ -99,3 +100,36 @@ def test_names() -> None:
         load_target("gone.toml")
     with pytest.raises(TargetError, match="knows no CPU kind 'z80'; use one of auto, vnni"):
         load_target("ort-cpu", "z80")
+
+
+def test_a_precision_brings_its_own_schemes() -> None:
+    target = load_target("tensorrt")
+    assert target.at("fp8").activation.dtype == target.at("fp8").weight.dtype == "float8_e4m3fn"
+    assert target.at("int8").activation.dtype == "int8" and target.at("int8").activation.symmetric
+    assert list(load_target("ort-cpu").precisions) == ["int8", "int8-dynamic", "float"]
+    with pytest.raises(TargetError, match="target ort-cpu: there is no precision 'fp8'; use one of int8, int8-dynamic"):
+        load_target("ort-cpu").at("fp8")
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ('[precision.a]\nquantise = "static"', "precision a: unknown field 'quantise'"),
+        ('[precision.a]\nquantize = "some"', "precision a: quantize is 'some'; use static, dynamic"),
+        ('[precision.a]\nquantize = "none"\nfloats = "float8"', "precision a: floats is 'float8'"),
+    ],
+)
+def test_a_malformed_precision_is_an_error(tmp_path: Path, line: str, words: str) -> None:
+    text = (Path(target.__file__).parent / "targets" / "tensorrt.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{text}\n{line}\n")
+    with pytest.raises(TargetError, match=words):
+        load_target(str(path))
+
+
+def test_an_unknown_verifier_is_an_error(tmp_path: Path) -> None:
+    text = (Path(target.__file__).parent / "targets" / "tensorrt.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('verifier = "tensorrt"', 'verifier = "somebody"'))
+    with pytest.raises(TargetError, match="no verifier 'somebody'; use one of onnxruntime, tensorrt"):
+        load_target(str(path))

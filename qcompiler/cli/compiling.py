@@ -220,7 +220,7 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
     if needs_data and target.precisions[precision].quantize == "static" and not given["data"]:
         raise DataError(
             f"{precision} needs samples to take ranges from", where=model,
-            fix="give --data, or use --precision int8-dynamic, which needs none",
+            fix=f"give --data{target.without_samples}",
         )  # fmt: skip
     from qcompiler.compiler import Compilation, Options
 

@@ -1,4 +1,4 @@
-"""What keeps TensorRT from parsing or building a model."""
+"""What TensorRT or ONNX rules out: most of it does not parse or build, the rest is taken for something else."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ Check = Callable[[Subject], Iterator[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Rule:
-    """``severity``: ``error`` where a model does not parse or build, ``warning`` where layers stay in float or rounding
-    buys nothing. ``check`` yields (where, what is there)."""
+    """``severity``: ``error`` for what TensorRT's or ONNX's documentation rules out, ``warning`` where layers stay in
+    float or rounding buys nothing. ``check`` yields (where, what is there)."""
 
     id: str
     severity: str

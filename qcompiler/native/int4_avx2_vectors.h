@@ -31,7 +31,7 @@ struct Avx2 {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static bool any_nan(F a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
   static void reduce_extremes(F smallest, F largest, float& low, float& high) {
-    // Both at once: the least of the negated largest is in the upper half.
+    // Both at once: the least of what is largest, negated, is in the upper half.
     const F negated = _mm256_xor_ps(largest, set(-0.0f));
     F both = _mm256_min_ps(_mm256_permute2f128_ps(smallest, negated, 0x20), _mm256_permute2f128_ps(smallest, negated, 0x31));
     both = _mm256_min_ps(both, _mm256_permute_ps(both, 0x4E));

@@ -31,14 +31,15 @@ struct V {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
   static void reduce_extremes(F smallest, F largest, float& low, float& high) {
-    // Both at once: the least of the negated largest is in the upper half.
-    const F negated = _mm512_xor_ps(largest, _mm512_set1_ps(-0.0f));
-    F both = _mm512_min_ps(_mm512_shuffle_f32x4(smallest, negated, 0x44), _mm512_shuffle_f32x4(smallest, negated, 0xEE));
-    both = _mm512_min_ps(both, _mm512_shuffle_f32x4(both, both, 0xB1));
-    both = _mm512_min_ps(both, _mm512_permute_ps(both, 0x4E));
-    both = _mm512_min_ps(both, _mm512_permute_ps(both, 0xB1));
-    low = _mm512_cvtss_f32(both);
-    high = -_mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
+    const __m256 least = _mm256_min_ps(_mm512_castps512_ps256(smallest), _mm512_extractf32x8_ps(smallest, 1));
+    const __m256 most = _mm256_max_ps(_mm512_castps512_ps256(largest), _mm512_extractf32x8_ps(largest, 1));
+    // From here both at once: the least of what is largest, negated, is in the upper half.
+    const __m256 negated = _mm256_xor_ps(most, _mm256_set1_ps(-0.0f));
+    __m256 both = _mm256_min_ps(_mm256_permute2f128_ps(least, negated, 0x20), _mm256_permute2f128_ps(least, negated, 0x31));
+    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0x4E));
+    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0xB1));
+    low = _mm256_cvtss_f32(both);
+    high = -_mm_cvtss_f32(_mm256_extractf128_ps(both, 1));
   }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 

@@ -271,7 +271,7 @@ QCOMPILER_INLINE void quantize_block(const Int4Matrix& matrix, const float* bloc
   std::int32_t sum = 0;
   if (finite && magnitude >= kSmallestMagnitude) {
     // There is a -128 but no 128: the whole range serves where only one end needs it.
-    const float steps = other * 128.0f > magnitude * 127.5f ? 127.0f : __builtin_copysignf(128.0f, low - high);
+    const float steps = __builtin_copysignf(other * 128.0f > magnitude * 127.5f ? 127.0f : 128.0f, low - high);
     scale = magnitude / steps;
     const V::F inverse = V::set(steps / magnitude);
     V::I sums = V::zero_int();

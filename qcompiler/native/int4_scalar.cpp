@@ -77,7 +77,7 @@ void quantize_rows(const Int4Matrix& matrix, const float* values, std::size_t st
       const float other = std::fmin(largest, -smallest);
       const bool nothing = !finite || magnitude < kSmallestMagnitude;
       // There is a -128 but no 128: the whole range serves where only one end needs it.
-      const float steps = other * 128.0f > magnitude * 127.5f ? 127.0f : largest > -smallest ? -128.0f : 128.0f;
+      const float steps = (other * 128.0f > magnitude * 127.5f ? 127.0f : 128.0f) * (largest > -smallest ? -1.0f : 1.0f);
       const float scale = !finite ? NAN : nothing ? 0.0f : magnitude / steps;
       const float inverse = nothing ? 0.0f : steps / magnitude;
       std::int32_t sum = 0;

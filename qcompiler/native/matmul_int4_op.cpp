@@ -21,7 +21,7 @@ constexpr std::size_t kBiasInput = 4;
 constexpr std::size_t kLargestTile = 8;  // rows, of any instruction set
 
 // Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
-constexpr std::size_t kWorthThreads = std::size_t{1} << 17;
+constexpr std::size_t kWorthThreads = std::size_t{1} << 19;
 constexpr std::size_t kWorthPackingInThreads = std::size_t{1} << 15;
 
 struct Aligned {

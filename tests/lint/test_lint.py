@@ -13,9 +13,10 @@ from planned import weights
 
 from qcompiler import Options, ir
 from qcompiler.compiler import compile
-from qcompiler.errors import ModelError, TargetError
+from qcompiler.errors import ModelError, TargetError, VerificationError
 from qcompiler.lint import RULES, lint, refuse
 from qcompiler.target import load_target
+from qcompiler.verify import tensorrt
 
 TARGET = load_target("tensorrt")
 FP8, INT4 = ml_dtypes.float8_e4m3fn, ml_dtypes.int4
@@ -150,6 +151,15 @@ def _occurs(name: str, text: str) -> bool:
 def test_faults_are_planted_for_every_rule() -> None:
     assert len(FAULTS) >= 25
     assert {rule for rule, *_ in FAULTS.values()} == set(RULES)
+
+
+@pytest.mark.fetched
+@pytest.mark.parametrize("name", ["NonZero", "int16", "zero point", "bias", "scale of zero", "E5M2", "mixed types"])
+def test_the_parser_refuses_what_the_rules_do(name: str) -> None:
+    _, text, constants, opset = FAULTS[name]
+    used = {key: value for key, value in {**CONSTANTS, **constants}.items() if _occurs(key, text)}
+    with pytest.raises(VerificationError, match="does not parse"):
+        tensorrt.parse(program(text, used, opset, 10), "planted.onnx")
 
 
 GOOD = {

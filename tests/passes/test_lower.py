@@ -10,9 +10,12 @@ from planned import TARGET, branches, lowered, numbers, placed, solved, weights
 from qcompiler import ir, numerics
 from qcompiler.errors import PassError
 from qcompiler.passes.lower import Lower
+from qcompiler.passes.place import Place
+from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import Scheme
+from qcompiler.target import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
 MATMUL = weights(w=(32, 8), b=(8,))
@@ -141,3 +144,51 @@ def test_an_old_operator_set_is_refused() -> None:
     graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL, opset=11)
     with pytest.raises(PassError, match="needs opset 13, the model has 11"):
         lowered(graph, solved(graph))
+
+
+def test_four_bit_weights_in_blocks() -> None:
+    graph = program("(float[9,128] x) => (float y) { y = MatMul(x, w) }", weights(w=(128, 32)), 21, 10)
+    target = load_target("tensorrt").at("int4")
+    plan = Pipeline([Place("int4"), Solve()]).run(graph, PassContext(target, Plan())).plan
+    assert plan is not None
+    after = lowered(graph, plan)
+    (node,) = [node for node in after.nodes if node.op == "DequantizeLinear"]
+    assert node.attrs == {"axis": 0, "block_size": 64}
+    assert node.inputs[0].values.dtype.name == "int4" and node.inputs[1].values.shape == (2, 32)
+    x = feed(graph)
+    step = np.abs(graph.nodes[0].inputs[1].values).max() / 7
+    assert np.abs(outputs(after, x)["y"] - outputs(graph, x)["y"]).max() < step * np.abs(x["x"]).sum(1).max() / 2
+
+
+def test_fp8_codes() -> None:
+    graph = program("(float[9,64] x) => (float y) { y = MatMul(x, w) }", weights(w=(64, 32)), 19, 9)
+    target = load_target("tensorrt").at("fp8")
+    samples = [feed(graph)]
+    plan = Pipeline([Place("fp8")]).run(graph, PassContext(target, Plan())).plan
+    assert plan is not None
+    after = lowered(graph, solved(graph, plan, samples, "mse"))
+    kinds = {node.inputs[2].values.dtype.name for node in after.nodes if node.op.endswith("eLinear")}
+    assert kinds == {"float8_e4m3fn"}
+    expected, found = outputs(graph, samples[0])["y"], outputs(after, samples[0])["y"]
+    assert 10 * np.log10(np.sum(expected**2) / np.sum((expected - found) ** 2)) > 25
+
+
+def test_rounding_that_keeps_sums() -> None:
+    graph = program("(float[1,4,8,8] x) => (float y) { y = Conv(x, w) }", weights(w=(8, 4, 3, 3)))
+    plan = solved(graph)
+    scale, _ = numbers(plan.tensors()["w"][Site("w", "Conv_0", 1)])
+    wanted = graph.nodes[0].inputs[1].values.sum(axis=(1, 2, 3)) / scale
+    errors = []
+    for rounding in ("nearest", "sums"):
+        after = ir.clone(graph)
+        Pipeline([Lower(rounding)]).run(after, PassContext(TARGET, plan))
+        stored = [node.inputs[0].values for node in after.nodes if ir.is_constant(node.inputs[0])]
+        codes = next(values for values in stored if values.ndim == 4)
+        errors.append(np.abs(codes.sum(axis=(1, 2, 3)) - wanted).max())
+    assert errors[1] <= 0.5 + 1e-4 < errors[0]
+
+
+def test_another_rounding_is_an_error() -> None:
+    graph = program("(float[1,4,8,8] x) => (float y) { y = Conv(x, w) }", weights(w=(8, 4, 3, 3)))
+    with pytest.raises(PassError, match=r"no such rounding .*'up'.* use nearest or sums"):
+        Pipeline([Lower("up")]).run(ir.clone(graph), PassContext(TARGET, solved(graph)))

@@ -1,0 +1,106 @@
+"""What is done when the builder left in float what was meant to run on codes; the builder is played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from pass_helpers import ops, program
+from planned import feeds, weights
+
+from qcompiler import Options, ir
+from qcompiler.ahead import HALF, between
+from qcompiler.compiler import Result, compile
+from qcompiler.verify import tensorrt
+from qcompiler.verify.tensorrt_log import Layer
+
+CHAIN = "(float[16,64] x) => (float[16,64] y) { a = MatMul(x, w) t = Tanh(a) y = MatMul(t, v) }"
+ATTENTION = """(float[1,4,32,32] q, float[1,4,32,32] k, float[1,4,32,32] v) => (float[1,4,32,32] y) {
+    a = MatMul(q, k) d = Div(a, root) p = Softmax<axis = -1>(d) y = MatMul(p, v)
+}"""
+
+
+def layer(node: str, coded: bool, name: str = "gemm") -> Layer:
+    kind = "Int8" if coded else "Half" if name.startswith("_gemm") else "Float"
+    return Layer(name, "gemm", (kind, kind), (), ("Float",), (node,))
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ir.Graph], Sequence[Layer]]], list[ir.Graph]]:
+    """Installs a builder: a function from the graph to the layers of its engine. Returns the graphs it is given."""
+    given: list[ir.Graph] = []
+
+    def install(builder: Callable[[ir.Graph], Sequence[Layer]]) -> list[ir.Graph]:
+        def build(graph: ir.Graph, gpu: str, *_: Any, **__: Any) -> tensorrt.Engine:
+            given.append(graph)
+            return tensorrt.Engine(gpu, "1.7", tuple(builder(graph)), 0, 0.0, 0)
+
+        monkeypatch.setattr(tensorrt, "installed", lambda: True)
+        monkeypatch.setattr(tensorrt, "parse", lambda *_: None)
+        monkeypatch.setattr(tensorrt, "build", build)
+        return given
+
+    return install
+
+
+def compiled(graph: ir.Graph) -> Result:
+    return compile(graph, feeds(graph), target="tensorrt", options=Options(timing=False, gpu="sm80"))
+
+
+def reads_codes(graph: ir.Graph, name: str) -> bool:
+    node = next(node for node in graph.nodes if node.name == name)
+    makers = [ir.producer(tensor) for tensor in node.inputs]
+    return all(maker is not None and maker.op == "DequantizeLinear" for maker in makers)
+
+
+def test_what_runs_on_codes_stays(played: Any) -> None:
+    given = played(lambda graph: [layer("MatMul_0", True), layer("MatMul_2", True)])
+    result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
+    assert len(given) == 1 and result.plan is not None and result.plan.decisions == ()
+    assert result.report.runtime == "tensorrt-rtx 1.7, built for sm80"
+
+
+def test_what_the_builder_computes_in_float_gets_no_codes_and_a_reason(played: Any) -> None:
+    given = played(lambda graph: [layer("MatMul_0", True), layer("MatMul_2", False)])
+    result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
+    assert len(given) == 2 and result.plan is not None
+    assert result.plan.intended == {"MatMul_0"}
+    assert result.plan.kept["MatMul_2"] == "the builder leaves it in float: its layer reads Float, Float"
+    assert reads_codes(result.graph, "MatMul_0") and not reads_codes(result.graph, "MatMul_2")
+
+
+def split(graph: ir.Graph) -> list[Layer]:
+    """An attention that is one kernel in 16 bits only."""
+    half = any(node.op == "Cast" for node in graph.nodes)
+    name = "_gemm_mha_v2" if half else "gemm"
+    return [layer(node.name, False, name) for node in graph.nodes if node.op == "MatMul"]
+
+
+def test_an_attention_that_is_one_kernel_in_16_bits_only_is_computed_in_them(played: Any) -> None:
+    played(split)
+    graph = program(ATTENTION, {"root": np.float32(5.5)})
+    result = compiled(graph)
+    assert result.plan is not None and result.plan.intended == frozenset()
+    halves = [set(decision.where) for decision in result.plan.decisions if decision.action == HALF]
+    assert halves == [{"MatMul_0", "Div_1", "Softmax_2", "MatMul_3"}]
+    assert ops(result.graph).count("Cast") == 4 and "QuantizeLinear" not in ops(result.graph)
+    again = compile(graph, feeds(graph), target="tensorrt", plan=result.plan, options=Options(timing=False))
+    assert ir.to_proto(again.graph).SerializeToString() == ir.to_proto(result.graph).SerializeToString()
+
+
+def test_an_attention_that_is_never_one_kernel_stays_in_float(played: Any) -> None:
+    played(lambda graph: [layer(node.name, False) for node in graph.nodes if node.op == "MatMul"])
+    result = compiled(program(ATTENTION, {"root": np.float32(5.5)}))
+    assert set(ops(result.graph)) == {"MatMul", "Div", "Softmax"}
+
+
+def test_between_two_products_lies_what_leads_through_the_softmax() -> None:
+    graph = program(
+        """(float[4,4] q, float[4,4] k, float[4,4] v) => (float y, float z) {
+            a = MatMul(q, k) d = Div(a, q) z = Relu(d) p = Softmax(d) y = MatMul(p, v)
+        }"""
+    )
+    products = [node for node in graph.nodes if node.op == "MatMul"]
+    assert between(graph, products) == {"MatMul_0", "Div_1", "Softmax_3", "MatMul_4"}
