@@ -219,7 +219,7 @@ def resuming(name: str, options: argparse.Namespace, folder: Path) -> Iterator[R
             resumed += checkpoint.exists()
             process = subprocess.Popen(calibrate(model, data, out, "--resume"))
             try:
-                code = process.wait(moments.uniform(0.3, 1.2) * duration)
+                code = process.wait(moments.uniform(0.4, 1.0) * duration)
                 if code:
                     raise subprocess.CalledProcessError(code, process.args)
             except subprocess.TimeoutExpired:
