@@ -44,7 +44,8 @@ class Options:
 
     ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
     (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
-    ``converted`` too. ``observer``: how ranges are taken from statistics.
+    ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the
+    target's own way.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
     ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
@@ -54,7 +55,7 @@ class Options:
     cpu: str = "auto"
     gpu: str = ""
     interface: str = "kept"
-    observer: str = "mse"
+    observer: str = ""
     batch_size: int | None = None
     limit: int | None = None
     images: ImageOptions | None = None
@@ -147,7 +148,7 @@ class Compilation:
         self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
-        self.observer = self.recipe.observer or options.observer
+        self.observer = self.recipe.observer or options.observer or self.target.observer
         if self.observer not in calibrate.OBSERVERS:
             raise TargetError(
                 f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"

@@ -102,6 +102,7 @@ class Target:
 
     ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement) and ``lower``.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
+    ``observer``: how ranges are taken where nobody says.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
     """
 
@@ -120,6 +121,7 @@ class Target:
     precisions: Mapping[str, Precision] = field(default_factory=lambda: USUAL)
     verifier: str = VERIFIERS[0]
     gpu: str = ""
+    observer: str = "mse"
     refused: Mapping[str, str] = field(default_factory=dict)
     domains: tuple[str, ...] = ()
 
@@ -234,7 +236,7 @@ def _folder() -> Any:
 
 
 _KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded"}
-_KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "refused", "domains"}
+_KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "observer", "refused", "domains"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 
@@ -281,6 +283,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             precisions=precisions or USUAL,
             verifier=verifier,
             gpu=data.get("gpu", ""),
+            observer=data.get("observer", "mse"),
             refused=data.get("refused", {}),
             domains=tuple(data.get("domains", ())),
         )
