@@ -92,7 +92,7 @@ class _Writer:
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
         assert quant.scale is not None and quant.zero_point is not None
-        if tensor.name in self.plan.rounding:
+        if tensor.name in self.plan.rounding and quant.scheme.dtype in ("int8", "uint8"):  # it is counted in such codes
             codes = self.plan.codes(tensor.name, tensor.values, quant)
         else:
             codes = self.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme).astype(quant.scheme.dtype)

@@ -188,6 +188,16 @@ def test_rounding_that_keeps_sums() -> None:
     assert errors[1] <= 0.5 + 1e-4 < errors[0]
 
 
+def test_rounding_that_was_found_for_8_bits_is_for_8_bits() -> None:
+    graph = program("(float[9,64] x) => (float y) { y = MatMul(x, w) }", weights(w=(64, 32)), 19, 9)
+    plan = Pipeline([Place("fp8")]).run(graph, PassContext(load_target("tensorrt").at("fp8"), Plan())).plan
+    assert plan is not None
+    found = solved(graph, plan)
+    moved = replace(found, rounding={"w": np.ones((64, 32), np.int8)})
+    first, second = (ir.to_proto(lowered(graph, one)).SerializeToString() for one in (found, moved))
+    assert first == second
+
+
 def test_another_rounding_is_an_error() -> None:
     graph = program("(float[1,4,8,8] x) => (float y) { y = Conv(x, w) }", weights(w=(8, 4, 3, 3)))
     with pytest.raises(PassError, match=r"no such rounding .*'up'.* use nearest or sums"):
