@@ -3,12 +3,13 @@
 from qcompiler.calibrate.calibration import Calibration
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
+from qcompiler.calibrate.keys import model_key
 from qcompiler.calibrate.moments import Moments, second_moments
 from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.schedulers import scheduler
 from qcompiler.calibrate.shards import Shard, merge_shards
-from qcompiler.calibrate.statistics import Statistics, TensorStatistics, model_key
+from qcompiler.calibrate.statistics import Statistics, TensorStatistics
 
 __all__ = [
     "OBSERVERS",

@@ -13,9 +13,10 @@ from qcompiler import ir
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Feed
 from qcompiler.calibrate.functions import completed, split
+from qcompiler.calibrate.keys import add_keys, feed_key, model_key
 from qcompiler.calibrate.schedulers import HERE, Counter, Scheduler
 from qcompiler.calibrate.shards import WHOLE, Shard
-from qcompiler.calibrate.statistics import Function, Statistics, TensorStatistics, add_keys, feed_key, model_key
+from qcompiler.calibrate.statistics import Function, Statistics, TensorStatistics
 from qcompiler.data import Samples
 from qcompiler.errors import DataError, QCompilerError, StatisticsError
 

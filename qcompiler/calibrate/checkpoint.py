@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler import ir
-from qcompiler.calibrate.statistics import Statistics, compare_keys
+from qcompiler.calibrate.keys import compare_keys
+from qcompiler.calibrate.statistics import Statistics
 from qcompiler.errors import StatisticsError
 
 _MAGIC = b"qcompiler-checkpoint-1\n"

@@ -11,7 +11,8 @@ import numpy as np
 
 from qcompiler import ir, native, runtime
 from qcompiler.calibrate.instrument import Place, fetch_probe, instrument, observe_probe
-from qcompiler.calibrate.statistics import Statistics, TensorStatistics, add_keys, feed_key, model_key
+from qcompiler.calibrate.keys import add_keys, feed_key, model_key
+from qcompiler.calibrate.statistics import Statistics, TensorStatistics
 from qcompiler.errors import DataError, DependencyError, ModelError
 
 Feed = dict[str, np.ndarray]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from calibrate import graphs
 
-from qcompiler import native
 from qcompiler.calibrate import (
     Calibration,
     Checkpoint,
@@ -50,16 +49,6 @@ def content(statistics: Statistics) -> bytes:
     file = io.BytesIO()
     statistics.write(file)
     return file.getvalue()
-
-
-@pytest.fixture(params=["native", "numpy"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs the test both ways."""
-    if request.param == "native" and not native.available():
-        pytest.skip("installed without the native library")
-    if request.param == "numpy":
-        monkeypatch.setattr(native, "available", lambda: False)
-    return request.param
 
 
 def test_shards_make_one_run_in_any_order(path: str) -> None:
@@ -102,6 +91,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason() -> None:
     assert "one is for observer any, the other for mse" in edited(put(observer="mse"))
     assert "one is of a data set of 23 samples, the other of 22" in edited(put(total=22))
     assert "tensor 'x' was smoothed differently" in edited(put(smoothing={"x": np.ones(3)}))
+    assert "tensor 'w' was rounded differently" in edited(put(rounding={"w": np.ones(3, np.int8)}))
     assert "the models differ in their weights" in edited(
         lambda parts: put(model_key=parts[1][1].model_key[:-1] + "?")(parts)
     )

@@ -9,21 +9,11 @@ import numpy as np
 import pytest
 from calibrate import graphs
 
-from qcompiler import ir, native
+from qcompiler import ir
 from qcompiler.calibrate import Collector, TensorStatistics, collect
 from qcompiler.errors import DataError, DependencyError, StatisticsError
 
 Feed = dict[str, np.ndarray]
-
-
-@pytest.fixture(params=["native", "numpy"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs the test both ways."""
-    if request.param == "native" and not native.available():
-        pytest.skip("installed without the native library")
-    if request.param == "numpy":
-        monkeypatch.setattr(native, "available", lambda: False)
-    return request.param
 
 
 def feed(*values: float) -> Feed:

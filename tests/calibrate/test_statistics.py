@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from qcompiler import ir
 from qcompiler.calibrate import Statistics, TensorStatistics, collect, model_key
-from qcompiler.calibrate.statistics import add_keys, feed_key
+from qcompiler.calibrate.keys import add_keys, feed_key
 from qcompiler.errors import OutputError, StatisticsError
 
 any_floats = hnp.arrays(np.uint32, st.integers(0, 30), elements=st.integers(0, 2**32 - 1)).map(
