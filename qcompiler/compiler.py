@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,27 +15,23 @@ import onnx
 import onnxruntime as ort
 
 from qcompiler import ahead, calibrate, ir, registry
-from qcompiler.data import ImageOptions, Samples, open_samples, random_samples
+from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
-from qcompiler.inspect import float_reasons
 from qcompiler.memory import peak_bytes
+from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass
 from qcompiler.plan import Plan
+from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
-from qcompiler.report import NodeRecord, PassRecord, Report, StageRecord
+from qcompiler.report import Report, StageRecord
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
 from qcompiler.target import Target, load_target
 from qcompiler.verify.checks import Checks
 
-FEWEST_HELD = 4
-MOST_HELD = 64_000_000
-"""Bytes of samples that are held in memory for measuring, but for the fewest."""
 MOST_MADE_UP = 16
-CODES = {"float8_e4m3fn": "fp8", "int4": "int4"}
-"""What nodes in codes of these types are said to be in; in int8 otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ class Options:
 
     ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
     (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
-    ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the
-    target's own way.
+    ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the target's own way.
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
     ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
@@ -425,79 +420,7 @@ class Compilation:
     def finish(
         self, statistics: calibrate.Statistics | None, candidate: Candidate, found: Measured, warnings: list[str]
     ) -> Result:
-        graph, plan, feeds = candidate.graph, candidate.plan, self.feeds()
-        origin = "given" if self.data is not None else "random"
-        report = Report(
-            model=self.name,
-            target=self.target.name,
-            cpu=self.target.cpu,
-            precision=self.precision,
-            runtime=self.runtime,
-            source_bytes=ir.weight_bytes(self.source),
-            compiled_bytes=ir.weight_bytes(graph),
-            speed=found.speed,
-            outputs=found.outputs,
-            samples=f"{found.samples} {origin} samples" if feeds else "no samples",
-            warnings=list(warnings),
-        )
-        if not feeds:
-            report.warnings.append(f"not measured: {self.unmeasured}; give samples (--data)")
-        reasons = float_reasons(self.graph, self.target, self.diagnostics())
-        report.nodes = [
-            NodeRecord(name, op, kind, form, why or reasons[name])
-            if kind == "float"
-            else NodeRecord(name, op, CODES.get(self.target.weight.dtype, kind), form, why)
-            for name, op, kind, form, why in candidate.fates(self.graph)
-        ]
-        report.operators = candidate.operators
-        report.stages = self.stages.records
-        report.passes = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in self.runs]
-        report.decisions = [f"{d.action}: {', '.join(d.where)}: {d.reason}" for d in (plan.decisions if plan else ())]
-        report.diagnostics = list(dict.fromkeys(str(d) for d in self.diagnostics()))
-        return Result(graph, plan, statistics, report)
+        return Result(candidate.graph, candidate.plan, statistics, report_of(self, candidate, found, warnings))
 
     def diagnostics(self) -> list[Diagnostic]:
         return [d for run in self.runs for d in run.result.diagnostics]
-
-
-def spread(samples: Samples, most: int) -> list[Feed]:
-    """Up to ``most`` of the samples, as far as they may be held in memory, evenly spaced where it is known how many
-    there are: neighbours tend to be alike."""
-    first = next(iter(samples))
-    size = sum(array.nbytes for array in first.values())
-    most = min(most, max(FEWEST_HELD, MOST_HELD // max(size, 1)))
-    step = max(1, (samples.count or 0) // most)
-    found: list[Feed] = []
-    for _, feed in samples.numbered(lambda index: index % step == 0):
-        if isinstance(feed, DataError):
-            raise feed
-        found.append(feed)
-        if len(found) == most:
-            break
-    return found
-
-
-def computed_floats(graph: ir.Graph) -> list[str]:
-    """The float32 tensors that nodes of the outermost graph compute, and its inputs."""
-    made = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
-    return [t.name for t in made if t.name and t.dtype is not None and np.dtype(t.dtype) == np.float32]
-
-
-def without_range(
-    graph: ir.Graph, plan: Plan, names: Sequence[str], statistics: calibrate.Statistics
-) -> dict[str, str]:
-    """The plan's nodes that read or make one of the named tensors of which no value is known, nor of one that is tied
-    to it, with the reason."""
-    tensors = ir.all_tensors(graph)
-    found: dict[str, str] = {}
-    for name in names:
-        seen = [statistics.tensors[n] for n in plan.group(name) if n in statistics.tensors]
-        if not seen or any(one.finite for one in seen):
-            continue
-        reason = "all its values are NaN or infinite" if any(one.bad for one in seen) else "no sample reaches it"
-        maker = ir.producer(tensors[name])
-        while maker is not None and maker.name not in plan.intended:  # a Relu that the maker absorbed
-            maker = ir.producer(maker.inputs[0]) if maker.inputs else None
-        readers = (site.node for site in plan.sites if site.tensor == name and site.node in plan.intended)
-        found.update(dict.fromkeys((*readers, *([maker.name] if maker is not None else ())), reason))
-    return found

@@ -12,8 +12,8 @@ import pytest
 from pass_helpers import ops, program
 
 import qcompiler
-from qcompiler import compiler, ir, settle
-from qcompiler.data import open_samples
+from qcompiler import ir, settle
+from qcompiler.data import open_samples, spread
 from qcompiler.verify import timing
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
@@ -204,13 +204,13 @@ def test_smoothing_leaves_no_trace_where_nothing_is_quantized(monkeypatch: pytes
 def test_samples_are_taken_evenly(count: int, most: int, taken: list[int]) -> None:
     graph = program("(float[n] x) => (float[n] y) { y = Neg(x) }")
     feeds = [{"x": np.full(1, index, np.float32)} for index in range(count)]
-    assert [int(feed["x"][0]) for feed in compiler.spread(open_samples(feeds, graph.inputs), most)] == taken
+    assert [int(feed["x"][0]) for feed in spread(open_samples(feeds, graph.inputs), most)] == taken
 
 
 def test_fewer_samples_are_held_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "MOST_HELD", 400)
+    monkeypatch.setattr("qcompiler.data.samples.MOST_HELD", 400)
     graph = program("(float[n] x) => (float[n] y) { y = Neg(x) }")
     feeds = [{"x": np.zeros(length, np.float32)} for length in [20] * 16]
     samples = open_samples(feeds, graph.inputs)
-    assert len(compiler.spread(samples, 16)) == 5
-    assert len(compiler.spread(open_samples([{"x": np.zeros(999, np.float32)}] * 9, graph.inputs), 16)) == 4
+    assert len(spread(samples, 16)) == 5
+    assert len(spread(open_samples([{"x": np.zeros(999, np.float32)}] * 9, graph.inputs), 16)) == 4

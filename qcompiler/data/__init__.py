@@ -2,7 +2,7 @@
 
 from qcompiler.data.images import ImageOptions
 from qcompiler.data.made_up import random_samples
-from qcompiler.data.samples import Feed, Samples, check_feed
+from qcompiler.data.samples import Feed, Samples, check_feed, spread
 from qcompiler.data.sources import open_samples
 
-__all__ = ["Feed", "ImageOptions", "Samples", "check_feed", "open_samples", "random_samples"]
+__all__ = ["Feed", "ImageOptions", "Samples", "check_feed", "open_samples", "random_samples", "spread"]

@@ -14,6 +14,10 @@ from qcompiler.errors import DataError
 
 Feed = dict[str, np.ndarray]
 
+FEWEST_HELD = 4
+MOST_HELD = 64_000_000
+"""Bytes of samples that are held in memory for measuring, but for the fewest."""
+
 
 class Samples:
     """Feeds that fit the model; iterate as often as needed, each time from the start.
@@ -81,6 +85,23 @@ class Samples:
     def good(self) -> Iterator[Feed]:
         """The feeds that can be read and fit."""
         return (feed for _, feed in self.numbered(lambda index: True) if not isinstance(feed, DataError))
+
+
+def spread(samples: Samples, most: int) -> list[Feed]:
+    """Up to ``most`` of the samples, as far as they may be held in memory, evenly spaced where it is known how many
+    there are: neighbours tend to be alike."""
+    first = next(iter(samples))
+    size = sum(array.nbytes for array in first.values())
+    most = min(most, max(FEWEST_HELD, MOST_HELD // max(size, 1)))
+    step = max(1, (samples.count or 0) // most)
+    found: list[Feed] = []
+    for _, feed in samples.numbered(lambda index: index % step == 0):
+        if isinstance(feed, DataError):
+            raise feed
+        found.append(feed)
+        if len(found) == most:
+            break
+    return found
 
 
 def check_feed(feed: object, inputs: Sequence[ir.Variable], where: str) -> Feed:

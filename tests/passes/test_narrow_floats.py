@@ -9,10 +9,10 @@ from pass_helpers import assert_same, feed, ops, outputs, program, refusals
 from planned import weights
 
 from qcompiler import calibrate, ir
-from qcompiler.compiler import computed_floats
 from qcompiler.errors import PassError
 from qcompiler.passes.narrow_floats import NarrowFloats
 from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.reach import computed_floats
 
 TWO = "(float[4,8] x) => (float[4,8] y) { m = MatMul(x, w) y = Relu(m) }"
 

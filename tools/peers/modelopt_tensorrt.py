@@ -2,25 +2,9 @@
 
 import sys
 
-from feeds import MODEL, OUT, feeds
+from feeds import MODEL, OUT
 from modelopt.onnx.quantization import quantize
-from onnxruntime.quantization import CalibrationDataReader
-
-
-class Reader(CalibrationDataReader):
-    def __init__(self) -> None:
-        self.feeds = list(feeds())
-        self.rewind()
-
-    def rewind(self) -> None:
-        self.remaining = iter(self.feeds)
-
-    def get_first(self):
-        return self.feeds[0]
-
-    def get_next(self):
-        return next(self.remaining, None)
-
+from reader import Reader
 
 quantize(
     MODEL,

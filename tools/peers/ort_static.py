@@ -1,18 +1,10 @@
 """ONNX Runtime's quantize_static as its documentation advises for a CPU: Q/DQ, u8 activations, s8 weights per channel,
 min-max ranges (entropy and percentile keep every activation of every sample in memory)."""
 
-from feeds import OUT, feeds
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from feeds import OUT
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from ort_prepared import prepared
-
-
-class Reader(CalibrationDataReader):
-    def __init__(self) -> None:
-        self.feeds = feeds()
-
-    def get_next(self):
-        return next(self.feeds, None)
-
+from reader import Reader
 
 with prepared() as model:
     quantize_static(
