@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from qcompiler import ir, numerics
+from qcompiler import ir
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import OLDEST_OPSET, PerAxis, PerBlock
-
-ROUNDINGS = {"nearest": numerics.quantize, "sums": numerics.quantize_keeping_sums}
 
 
 @dataclass(frozen=True)
@@ -25,26 +23,21 @@ class Lower(Pass):
     2. A constant is stored as codes once for each distinct representation, and each of its sites gets a DQ.
     3. A quantized graph output keeps its name: it is what the DQ returns.
 
-    Dynamic sites are ``lower_dynamic``'s. ``rounding``: of weights, to the ``nearest`` code, or so that the ``sums``
-    over a convolution's kernels and channels stay (see ``numerics.quantize_keeping_sums``).
+    Dynamic sites are ``lower_dynamic``'s.
     """
 
     name: ClassVar[str] = "lower"
     semantics: ClassVar[Semantics] = Semantics.QUANTIZING
-    rounding: str = "nearest"
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None:
             raise PassError("needs a plan", where=graph.name)
-        if self.rounding not in ROUNDINGS:
-            why = f"rounding is '{self.rounding}'"
-            raise PassError("has no such rounding", where=graph.name, why=why, fix=f"use {' or '.join(ROUNDINGS)}")
         grouped = ctx.plan.tensors()
         dynamic = {site.node for site, quant in ctx.plan.sites.items() if quant.origin == "dynamic"}
         if grouped and graph.opset < OLDEST_OPSET:
             raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
         ctx.plan.check(graph)
-        writer = _Writer(graph, ctx.plan, self.rounding)
+        writer = _Writer(graph, ctx.plan)
         for name, sites in grouped.items():
             by_quant: dict[TensorQuant, list[Site]] = {}
             for site, quant in sites.items():
@@ -58,9 +51,8 @@ class Lower(Pass):
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph, plan: Plan, rounding: str) -> None:
+    def __init__(self, graph: ir.Graph, plan: Plan) -> None:
         self.graph, self.plan = graph, plan
-        self.quantize = ROUNDINGS[rounding]
         self.namer = ir.Namer(graph)
         self.tensors = ir.all_tensors(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
@@ -91,11 +83,7 @@ class _Writer:
                             inner.outputs[index] = value
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
-        assert quant.scale is not None and quant.zero_point is not None
-        if tensor.name in self.plan.rounding and quant.scheme.dtype in ("int8", "uint8"):  # it is counted in such codes
-            codes = self.plan.codes(tensor.name, tensor.values, quant)
-        else:
-            codes = self.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme).astype(quant.scheme.dtype)
+        codes = self.plan.codes(tensor.name, tensor.values, quant).astype(quant.scheme.dtype)
         codes.flags.writeable = False
         return ir.Constant(self.namer(f"{tensor.name}_quantized"), codes)
 

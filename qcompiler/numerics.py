@@ -44,53 +44,6 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sche
     return np.asarray(codes, dtype=np.int32 if scheme.dtype in ("int4", "uint4") else scheme.dtype)
 
 
-def quantize_keeping_sums(
-    values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme, *, channels: bool = True
-) -> np.ndarray:
-    """Codes of a convolution's weight ``[O, I, taps…]`` whose kernels sum to what the values sum to.
-
-    Neighbouring pixels are alike, so rounding errors that add up within a kernel do the most harm: the codes with the
-    largest errors are moved to the other neighbour until the sum of errors is below half a step; then, with
-    ``channels``, those of a whole output channel likewise (SQuant, Guo et al. 2022, section 3.3).
-    """
-    nearest = quantize(values, scale, zero_point, scheme)
-    if not scheme.spaced_evenly or values.ndim < 3:
-        return nearest
-    codes = nearest.astype(np.int64)
-    step = spread(np.asarray(scale, np.float32), scheme, values.shape)
-    offset = spread(np.asarray(zero_point, np.int64), scheme, values.shape)
-    errors = (codes - offset - (values / step).astype(np.float64)).reshape(*values.shape[:2], -1)
-    low, high = scheme.code_range
-    flat = codes.reshape(errors.shape)
-    moved = _balanced(errors)
-    if channels:
-        # One code of a kernel may move again: the one that the sum of the kernel gains most by.
-        rest = (errors + moved).sum(axis=2, keepdims=True)
-        eager = np.argmax((errors + moved) * np.sign(rest), axis=2)[..., None]
-        picked = np.take_along_axis(errors + moved, eager, axis=2)[..., 0]
-        sums = rest[..., 0].sum(axis=1, keepdims=True)
-        willing = np.where(np.sign(picked) == np.sign(sums), np.abs(rest[..., 0]), 0.0)[..., None].swapaxes(1, 2)
-        shift = _moves(willing, np.rint(sums)[..., None])
-        again = np.zeros_like(moved)
-        np.put_along_axis(again, eager, shift.swapaxes(1, 2), axis=2)
-        moved = moved + again
-    return np.clip(flat + moved, low, high).reshape(values.shape).astype(scheme.dtype)
-
-
-def _balanced(errors: np.ndarray) -> np.ndarray:
-    """-1, 0 or 1 to add to each code so that the sum of errors along the last axis is below half a step."""
-    wanted = np.rint(errors.sum(axis=-1, keepdims=True))
-    return _moves(np.maximum(errors * np.sign(wanted), 0.0), wanted)
-
-
-def _moves(willing: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Along the last axis, as many steps against the sign of ``wanted`` as it says, at the largest of ``willing``."""
-    order = np.argsort(-willing, axis=-1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
-    return np.where((rank < np.abs(wanted)) & (willing > 0.0), -np.sign(wanted), 0.0).astype(np.int64)
-
-
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Codes to float32."""
     step = spread(np.asarray(scale, dtype=np.float32), scheme, codes.shape)

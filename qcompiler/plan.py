@@ -125,7 +125,7 @@ class Plan:
         assert quant.scale is not None and quant.zero_point is not None
         codes = numerics.quantize(values, quant.scale, quant.zero_point, quant.scheme)
         change = self.rounding.get(name)
-        if change is None:
+        if change is None or quant.scheme.dtype not in ("int8", "uint8"):  # it is counted in such codes
             return codes
         if change.shape != codes.shape:
             why = f"its rounding is for shape {list(change.shape)}, the model has {list(codes.shape)}"

@@ -177,3 +177,9 @@ def test_rounding_stays_in_range() -> None:
     assert ROUNDED.codes("w", values, quant).tolist() == [[1, 127, 3], [4, -127, 6]]
     assert ROUNDED.codes("v", values, quant).tolist() == values.tolist()
     assert ROUNDED.codes("w", values / 2, quant).tolist() == [[0, 65, 2], [2, -65, 3]]
+
+
+def test_rounding_is_counted_in_codes_of_eight_bits() -> None:
+    quant = TensorQuant(Scheme("int4", True, PerAxis(0))).solved(np.ones(2), np.zeros(2), "weights")
+    values = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert ROUNDED.codes("w", values, quant).tolist() == values.tolist()
