@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import ahead, calibrate, ir, registry
+from qcompiler import ahead, calibrate, ir, native, registry
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.memory import peak_bytes
@@ -28,7 +28,7 @@ from qcompiler.report import Report, StageRecord
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
-from qcompiler.target import Target, load_target
+from qcompiler.target import OPS, Target, load_target
 from qcompiler.verify.checks import Checks
 
 MOST_MADE_UP = 16
@@ -41,16 +41,19 @@ class Options:
     ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
     (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
     ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the target's own way.
-    ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
-    what is slower. ``passes``: changes to the pipeline, see ``registry.edited``. ``threads``: for measuring speed.
-    ``samples``: how many samples speed and agreement are measured on, fewer where they are large.
-    ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done, total)``.
+    ``ops``: ``native`` where the model may use the operators of our library, ``standard`` where it must run without,
+    empty for the precision's own way. ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether
+    to measure, and give back to float what is slower. ``passes``: changes to the pipeline, see ``registry.edited``.
+    ``threads``: for measuring speed. ``samples``: how many samples speed and agreement are measured on, fewer where
+    they are large. ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done,
+    total)``.
     """
 
     cpu: str = "auto"
     gpu: str = ""
     interface: str = "kept"
     observer: str = ""
+    ops: str = ""
     batch_size: int | None = None
     limit: int | None = None
     images: ImageOptions | None = None
@@ -110,6 +113,20 @@ def compile(
     return result
 
 
+def operators_for(target: Target, precision: str, wanted: str) -> str:
+    """The operators to use: those asked for, or the precision's own where the library is there for them.
+
+    Raises:
+        DependencyError: native operators are asked for, and this installation has no library of them.
+    """
+    if wanted == "native":
+        native.library_path()
+    if wanted or precision not in target.precisions:
+        return wanted or OPS[0]
+    usual = target.precisions[precision].ops
+    return usual if usual == OPS[0] or native.available() else OPS[0]
+
+
 @dataclass
 class _Stages:
     """Times the stages, and tells ``begun`` about each one."""
@@ -138,7 +155,9 @@ class Compilation:
         recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
         options: Options,
     ) -> None:
-        self.target = (load_target(target, options.cpu) if isinstance(target, str) else target).at(precision)
+        if isinstance(target, str):
+            target = load_target(target, options.cpu)
+        self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
         self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
@@ -353,6 +372,8 @@ class Compilation:
         if options:
             narrow = registry.make("narrow-floats", options)
             self._run([narrow], graph, PassContext(self.target, plan, statistics))
+        if self.target.ops == "native":
+            self.run_passes("native", graph, PassContext(self.target, plan))
         self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
 

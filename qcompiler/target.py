@@ -27,12 +27,15 @@ QUANTIZED = ("static", "dynamic", "weights", "none")
 nothing."""
 FLOATS = ("float32", "float16", "bfloat16")
 VERIFIERS = ("onnxruntime", "tensorrt")
+OPS = ("standard", "native")
+"""Which operators a model may be made of: those of the runtime alone, or ours from the native library as well."""
 
 
 @dataclass(frozen=True)
 class Precision:
     """How much of a model gets which types. ``quantize``: one of ``QUANTIZED``; ``floats``: the type of what is left;
-    ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None.
+    ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None;
+    ``ops``: one of ``OPS``, used where nobody says and the library is there.
     """
 
     quantize: str
@@ -40,6 +43,7 @@ class Precision:
     opset: int = 0
     activation: Scheme | None = None
     weight: Scheme | None = None
+    ops: str = OPS[0]
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
@@ -59,6 +63,7 @@ class Operator:
     channels in and out, of each group; ``least_rows``: the fewest rows a product may have for one sample.
     ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
+    ``ops``: ``native`` where only an operator of the native library makes it pay.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters). ``when``: attribute values it holds for.
     """
@@ -80,6 +85,7 @@ class Operator:
     least_depth: int = 0
     least_channels: int = 0
     least_rows: int = 0
+    ops: str = OPS[0]
 
     @property
     def heavy(self) -> bool:
@@ -100,7 +106,9 @@ class Operator:
 class Target:
     """A target description; see ``qcompiler targets NAME``.
 
-    ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement) and ``lower``.
+    ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``lower`` and,
+    where our own operators may be used, ``native``.
+    ``ops``: one of ``OPS``.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
@@ -124,14 +132,25 @@ class Target:
     observer: str = "mse"
     refused: Mapping[str, str] = field(default_factory=dict)
     domains: tuple[str, ...] = ()
+    ops: str = OPS[0]
 
-    def at(self, precision: str) -> Target:
-        """The target with a precision's schemes in place of its own. Raises TargetError when it has no such one."""
+    def at(self, precision: str, ops: str = OPS[0]) -> Target:
+        """The target with a precision's schemes in place of its own, made of these operators. Raises TargetError when
+        it has no such precision, or takes no operators of ours."""
         if precision not in self.precisions:
             fix = f"use one of {', '.join(self.precisions)}"
             raise TargetError(f"there is no precision '{precision}'", where=f"target {self.name}", fix=fix)
+        if ops not in OPS:
+            raise TargetError(f"there are no '{ops}' operators", fix=f"use one of {', '.join(OPS)}")
+        if ops != OPS[0] and "native" not in self.pipeline:
+            raise TargetError("runs no operators of ours", where=f"target {self.name}", fix="use --ops standard")
         chosen = self.precisions[precision]
-        return replace(self, activation=chosen.activation or self.activation, weight=chosen.weight or self.weight)
+        return replace(
+            self,
+            activation=chosen.activation or self.activation,
+            weight=chosen.weight or self.weight,
+            ops=ops,
+        )
 
     @property
     def without_samples(self) -> str:
@@ -142,7 +161,7 @@ class Target:
     def operator(self, node: gs.Node) -> Operator | None:
         """The first description that fits the node, constants and attributes included; None when there is none."""
         for entry in self.operators:
-            if not entry.matches(node):
+            if entry.ops not in (OPS[0], self.ops) or not entry.matches(node):
                 continue
             if entry.weight is not None:
                 has_weight = entry.weight < len(node.inputs) and isinstance(node.inputs[entry.weight], gs.Constant)
@@ -210,6 +229,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
         if entry.bias is not None:
             parts.append(f"bias {entry.bias}")
         parts.append(f"output {entry.output}")
+        if entry.ops != OPS[0]:
+            parts.append(f"with {entry.ops} operators")
         yield f"{entry.op} ({condition})" if condition else entry.op, ", ".join(parts)
     for op, reason in target.refused.items():
         yield op, f"refused: {reason}"
@@ -296,7 +317,7 @@ def _precision(name: str, given: dict[str, Any], where: str) -> Precision:
         if key not in Precision.__dataclass_fields__:
             fix = f"use {', '.join(Precision.__dataclass_fields__)}"
             raise TargetError(f"precision {name}: unknown field '{key}'", where=where, fix=fix)
-        for field_name, known in (("quantize", QUANTIZED), ("floats", FLOATS)):
+        for field_name, known in (("quantize", QUANTIZED), ("floats", FLOATS), ("ops", OPS)):
             if key == field_name and value not in known:
                 raise TargetError(f"precision {name}: {key} is '{value}'", where=where, fix=f"use {', '.join(known)}")
     values: dict[str, Any] = dict(given)
@@ -305,6 +326,6 @@ def _precision(name: str, given: dict[str, Any], where: str) -> Precision:
 
 
 __all__ = [
-    "FLOATS", "USUAL", "Operator", "Precision", "Target", "describe", "detect_cpu", "is_float", "load_target",
+    "FLOATS", "OPS", "USUAL", "Operator", "Precision", "Target", "describe", "detect_cpu", "is_float", "load_target",
     "target_names",
 ]  # fmt: skip

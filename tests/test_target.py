@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pass_helpers import program
 from qcompiler import registry, target
 from qcompiler.errors import TargetError
 from qcompiler.scheme import PerAxis
-from qcompiler.target import describe, load_target, target_names
+from qcompiler.target import Operator, describe, load_target, target_names
 
 TEXT = """
 name = "mine"
@@ -133,3 +134,15 @@ def test_an_unknown_verifier_is_an_error(tmp_path: Path) -> None:
     path.write_text(text.replace('verifier = "tensorrt"', 'verifier = "somebody"'))
     with pytest.raises(TargetError, match="no verifier 'somebody'; use one of onnxruntime, tensorrt"):
         load_target(str(path))
+
+
+def test_an_operator_that_needs_ours_counts_only_with_them() -> None:
+    native = replace(load_target("ort-cpu"), operators=(Operator("Tanh", ops="native"),))
+    node = program("(float[4] x) => (float[4] y) { y = Tanh(x) }").nodes[0]
+    assert native.at("int8").operator(node) is None
+    assert native.at("int8", "native").operator(node) is not None
+
+
+def test_native_operators_on_a_target_without_them_are_refused() -> None:
+    with pytest.raises(TargetError, match=r"target tensorrt: runs no operators of ours.*--ops standard"):
+        load_target("tensorrt").at("int8", "native")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+OPS = ("standard", "native")
 OBSERVERS = ("mse", "minmax", "percentile", "entropy")
 
 
