@@ -1,6 +1,10 @@
 """What a compilation did, for people and for programs."""
 
 from qcompiler.report.record import (
+    DepthRecord,
+    FrontRecord,
+    HistogramRecord,
+    MemoryRecord,
     NodeRecord,
     OutputRecord,
     PassRecord,
@@ -9,4 +13,15 @@ from qcompiler.report.record import (
     StageRecord,
 )
 
-__all__ = ["NodeRecord", "OutputRecord", "PassRecord", "Report", "SpeedRecord", "StageRecord"]
+__all__ = [
+    "DepthRecord",
+    "FrontRecord",
+    "HistogramRecord",
+    "MemoryRecord",
+    "NodeRecord",
+    "OutputRecord",
+    "PassRecord",
+    "Report",
+    "SpeedRecord",
+    "StageRecord",
+]

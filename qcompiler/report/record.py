@@ -61,9 +61,60 @@ class SpeedRecord:
     rounds: int
 
 
+@dataclass(frozen=True)
+class FrontRecord:
+    """One point of the Pareto front: a choice of what stays in float that no other one beats in both speed and
+    fidelity. ``speedup``: against the source; ``sqnr_predicted`` and ``sqnr_measured``: the worst output's, in dB, the
+    latter None where it was not built; ``kept``: how many of the nodes that could be quantized stay in float."""
+
+    speedup: float
+    sqnr_predicted: float
+    sqnr_measured: float | None
+    kept: int
+
+
+@dataclass(frozen=True)
+class DepthRecord:
+    """How far an inner tensor is from the float model's. ``node`` and ``op``: what makes it; ``position``: how far into
+    the model that is, from 0 at the first node to 1 at the last; ``sqnr``: in dB."""
+
+    tensor: str
+    node: str
+    op: str
+    position: float
+    sqnr: float
+
+
+@dataclass(frozen=True)
+class HistogramRecord:
+    """Values of a quantized tensor and the range that its codes cover. ``counts``: how many values fell into each of
+    equal bins between ``low`` and ``high``; ``clip_low`` and ``clip_high``: the ends of the codes; ``clipped``: the
+    share of all values beyond them; ``sqnr``: in dB, of the tensor itself, its rounding and clipping alone."""
+
+    tensor: str
+    node: str
+    low: float
+    high: float
+    counts: list[int]
+    clip_low: float
+    clip_high: float
+    clipped: float
+    sqnr: float
+
+
+@dataclass(frozen=True)
+class MemoryRecord:
+    """Bytes that loading each model and running it takes at its peak, in a process of its own."""
+
+    source_bytes: int
+    compiled_bytes: int
+
+
 @dataclass
 class Report:
-    """``samples``: where the numbers come from (``calibration``, ``random`` …) and how many."""
+    """``samples``: where the numbers come from (``calibration``, ``random`` …) and how many. ``memory``, ``depth`` and
+    ``histograms``, the worst tensors first, are there where details were asked for; ``front`` where one was
+    searched, by rising speed."""
 
     model: str = ""
     target: str = ""
@@ -73,12 +124,16 @@ class Report:
     source_bytes: int = 0
     compiled_bytes: int = 0
     speed: SpeedRecord | None = None
+    memory: MemoryRecord | None = None
     outputs: list[OutputRecord] = field(default_factory=list)
     samples: str = ""
     nodes: list[NodeRecord] = field(default_factory=list)
     operators: dict[str, int] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
     passes: list[PassRecord] = field(default_factory=list)
+    front: list[FrontRecord] = field(default_factory=list)
+    depth: list[DepthRecord] = field(default_factory=list)
+    histograms: list[HistogramRecord] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     diagnostics: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
