@@ -54,6 +54,10 @@ class VerificationError(QCompilerError):
     """A result does not hold: structure, numbers, or a bound that the user gave."""
 
 
+class MetricError(QCompilerError):
+    """A metric failed, or has nothing to say about this model."""
+
+
 class WorkerError(QCompilerError):
     """A process or a machine that was to do part of the work was lost, or cannot be reached."""
 

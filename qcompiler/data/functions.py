@@ -13,10 +13,14 @@ from qcompiler.errors import DataError
 
 
 def user_function(path: Path, name: str) -> Callable[[], Iterator[Any]]:
-    where = f"{path}:{name}"
+    return guarded(imported(path, name), f"{path}:{name}")
+
+
+def imported(path: Path, name: str) -> Callable[..., Any]:
+    """A function of the user's own file, which is run for it. Raises DataError."""
     if not path.is_file():
         raise DataError("no such file", where=str(path), fix="check the path")
-    spec = importlib.util.spec_from_file_location(f"qcompiler_samples_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"qcompiler_own_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(spec)
     folder = str(path.parent.resolve())
@@ -31,7 +35,7 @@ def user_function(path: Path, name: str) -> Callable[[], Iterator[Any]]:
     if not callable(function):
         defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise DataError(f"has no function '{name}'", where=str(path), why=f"it has {listed(defined)}")
-    return guarded(function, where)
+    return function
 
 
 def guarded(function: Callable[[], Any], where: str) -> Callable[[], Iterator[Any]]:
