@@ -107,3 +107,18 @@ def _int4_model(node, a, element: int, initializers: dict[str, np.ndarray], cons
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def table_lookup_model(table: np.ndarray, codes: type = np.uint8, constant: bool = True, **attributes: object) -> bytes:
+    """X of any shape in, Y out, through one TableLookup named "lookup"; ``table`` may be an input too."""
+    entries = helper.np_dtype_to_tensor_dtype(table.dtype)
+    x = helper.make_tensor_value_info("X", helper.np_dtype_to_tensor_dtype(np.dtype(codes)), None)
+    graph = helper.make_graph(
+        [helper.make_node("TableLookup", ["X", "table"], ["Y"], name="lookup", domain=native.DOMAIN, **attributes)],
+        "lookup",
+        [x] if constant else [x, helper.make_tensor_value_info("table", entries, None)],
+        [helper.make_tensor_value_info("Y", entries, None)],
+        [numpy_helper.from_array(table, "table")] if constant else [],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()

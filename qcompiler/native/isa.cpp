@@ -25,6 +25,10 @@ bool has_avxvnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;  // compilers do not all know it by name: leaf 7, subleaf 1, EAX bit 4
   return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
 }
+// Processors have AVX512-VNNI without VBMI too; they look up with AVX2.
+const LookupKernels& lookup_avx512() {
+  return __builtin_cpu_supports("avx512vbmi") ? lookup_avx512vbmi : lookup_avx2;
+}
 #elif defined(__aarch64__)
 bool has_neondot() {
 #if defined(__linux__)
@@ -37,16 +41,21 @@ bool has_neondot() {
 #endif
 bool always() { return true; }
 
+template <const LookupKernels& kernels>
+const LookupKernels& use() {
+  return kernels;
+}
+
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni},
-    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni},
-    {"avx2", has_avx2, observe_avx2, &int4_avx2},
+    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, lookup_avx512},
+    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, use<lookup_avx2>},
+    {"avx2", has_avx2, observe_avx2, &int4_avx2, use<lookup_avx2>},
 #elif defined(__aarch64__)
-    {"neondot", has_neondot, observe_neon, &int4_neondot},
-    {"neon", always, observe_neon, &int4_neon},
+    {"neondot", has_neondot, observe_neon, &int4_neondot, use<lookup_neon>},
+    {"neon", always, observe_neon, &int4_neon, use<lookup_neon>},
 #endif
-    {"scalar", always, observe_scalar, &int4_scalar},
+    {"scalar", always, observe_scalar, &int4_scalar, use<lookup_scalar>},
 };
 
 constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar"};

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "int4.h"
+#include "lookup.h"
 #include "observe.h"
 
 namespace qcompiler {
@@ -15,6 +16,7 @@ struct Isa {
   bool (*supported)();
   ObserveFunction observe;
   const Int4Kernels* int4;
+  const LookupKernels& (*lookup)();
 };
 
 // Every instruction set that this library was built with, best first; the last is portable.

@@ -112,6 +112,7 @@ static_assert(static_cast<int>(ours::kRuntimeException) == ORT_RUNTIME_EXCEPTION
 static_assert(static_cast<int>(ours::kUndefined) == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED);
 static_assert(static_cast<int>(ours::kFloat) == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
 static_assert(static_cast<int>(ours::kUint8) == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+static_assert(static_cast<int>(ours::kInt8) == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8);
 static_assert(static_cast<int>(ours::kInt32) == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32);
 static_assert(static_cast<int>(ours::kInt64) == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
 static_assert(static_cast<int>(ours::kFloat16) == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);

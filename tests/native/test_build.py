@@ -35,8 +35,8 @@ def test_unit_tests_hold_under_sanitizers() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 2
-    assert printed.count("instruction set scalar") == 2
+    assert printed.count("all hold") == 3
+    assert printed.count("instruction set scalar") == 3
 
 
 @needs_cmake
@@ -53,7 +53,7 @@ def test_unit_tests_hold_on_arm() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 2
+    assert printed.count("all hold") == 3
     assert "instruction set neondot" in printed
 
 
@@ -77,6 +77,7 @@ X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avxvnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+    "avx512vbmi": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
 }
 ARM_FLAGS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
 ON_ARM = platform.machine() in ("aarch64", "arm64")
@@ -93,14 +94,15 @@ def names_defined_by(compiler: str, source: Path, flags: list[str], folder: Path
     ("kernel", "isa"),
     [
         *[("observe", isa) for isa in ("scalar", "avx2", "avx512vnni", "neon")],
-        *[("int4", isa) for isa in ("scalar", *(ARM_FLAGS if ON_ARM else X86_FLAGS))],
+        *[("int4", isa) for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))],
+        *[("lookup", isa) for isa in ("scalar", *(("neon",) if ON_ARM else ("avx2", "avx512vbmi")))],
     ],
 )
 def test_instruction_set_files_define_nothing_but_their_kernel(kernel: str, isa: str, tmp_path: Path) -> None:
     # Anything else could be shared by the linker with code that must run on every processor.
     if shutil.which("nm") is None:
         pytest.skip("no nm")
-    flags = {**X86_FLAGS, **ARM_FLAGS}.get(isa, []) if kernel == "int4" else []
+    flags = {**X86_FLAGS, **ARM_FLAGS}.get(isa, []) if kernel != "observe" else []
     names = names_defined_by(str(COMPILER), NATIVE / f"{kernel}_{isa}.cpp", flags, tmp_path)
     assert len(names) == 1
     assert f"{kernel}_{isa}" in names[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -19,10 +17,10 @@ from native_models import (
     pack_pairs,
     random_int4_weights,
 )
+from native_sessions import isas_here
 from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler import native
-from qcompiler.errors import DependencyError
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native library")
 
@@ -37,19 +35,6 @@ def session(model: bytes, threads: int = 1) -> ort.InferenceSession:
 
 def run(model: bytes, a: np.ndarray, threads: int = 1) -> np.ndarray:
     return session(model, threads).run(None, {"A": a})[0]
-
-
-def isas_here() -> list[str]:
-    """Those that this processor has, the scalar one at least; the others are run in an emulator, in test_build.py."""
-    found = []
-    for name in native.ISAS if native.available() else ():
-        with mock.patch.dict(os.environ, QCOMPILER_ISA=name):
-            try:
-                native.register_custom_ops(ort.SessionOptions())
-            except DependencyError:
-                continue
-            found.append(name)
-    return found
 
 
 @pytest.fixture(params=isas_here())

@@ -1,0 +1,180 @@
+#include "table_lookup_op.h"
+
+#include <algorithm>
+#include <string>
+
+#include "isa.h"
+#include "lookup.h"
+#include "ort_call.h"
+
+namespace qcompiler {
+namespace {
+
+constexpr const char* kName = "TableLookup";
+constexpr std::size_t kTableInput = 1;
+
+// So many bytes of Y are worth handing to a thread: with fewer, waking it takes longer than looking up.
+constexpr std::size_t kWorthAThread = std::size_t{1} << 16;
+
+std::size_t product(std::vector<std::int64_t>::const_iterator begin, std::vector<std::int64_t>::const_iterator end) {
+  std::size_t count = 1;
+  for (; begin != end; ++begin) count *= static_cast<std::size_t>(*begin);
+  return count;
+}
+
+// Where the channels of a tensor lie: element i is of the channel i / inner % channels.
+struct Layout {
+  std::size_t count;
+  std::size_t channels;
+  std::size_t inner;
+};
+
+class TableLookupKernel {
+ public:
+  TableLookupKernel(const ort::Api& api, const ort::KernelInfo* info)
+      : api_(api),
+        kernels_(isa_in_use().lookup()),
+        node_(describe_node(api, info, kName)),
+        axis_(int_attribute(api, info, "axis", 1)),
+        table_(constant_input(api, info, kTableInput, table_is_constant_)) {
+    if (table_is_constant_) check_table(table_);
+  }
+
+  const ort::Api& api() const { return api_; }
+
+  void compute(ort::KernelContext* context) const {
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, 0, &value));
+    const Tensor x(api_, value);
+    Tensor given;
+    if (!table_is_constant_) {
+      check(api_.KernelContext_GetInput(context, kTableInput, &value));
+      given = Tensor(api_, value);
+      check_table(given);
+    }
+    const Tensor& table = table_is_constant_ ? table_ : given;
+    const Layout layout = lay_out(x, table);
+    ort::Value* output = nullptr;
+    check(api_.KernelContext_GetOutput(context, 0, x.shape.data(), x.shape.size(), &output));
+    void* y = nullptr;
+    check(api_.GetTensorMutableData(output, &y));
+    const auto* codes = static_cast<const std::uint8_t*>(x.data);
+    if (table.type == ort::kFloat) {
+      look_up(context, layout, kernels_.words, kernels_.words_by_column, codes,
+              static_cast<const std::uint32_t*>(table.data), static_cast<std::uint32_t*>(y));
+    } else {
+      look_up(context, layout, kernels_.bytes, kernels_.bytes_by_column, codes,
+              static_cast<const std::uint8_t*>(table.data), static_cast<std::uint8_t*>(y));
+    }
+  }
+
+ private:
+  void check_table(const Tensor& table) const {
+    const std::size_t rank = table.shape.size();
+    if ((rank == 1 || rank == 2) && table.shape.back() == static_cast<std::int64_t>(kTableEntries)) return;
+    throw InvalidNode(node_ + ": table has the shape " + shape_text(table.shape) +
+                      "; make it [256], or [C, 256] for C channels");
+  }
+
+  Layout lay_out(const Tensor& x, const Tensor& table) const {
+    if (table.shape.size() == 1) return {x.count(), 1, x.count()};
+    const auto rank = static_cast<std::int64_t>(x.shape.size());
+    if (axis_ < -rank || axis_ >= rank) {
+      throw InvalidNode(node_ + ": X has the shape " + shape_text(x.shape) + ", which has no axis " + std::to_string(axis_));
+    }
+    const auto at = x.shape.begin() + (axis_ < 0 ? axis_ + rank : axis_);
+    if (*at != table.shape.front()) {
+      throw InvalidNode(node_ + ": X has the shape " + shape_text(x.shape) + ", whose size along axis " +
+                        std::to_string(axis_) + " is not the number of tables, " + std::to_string(table.shape.front()));
+    }
+    return {x.count(), static_cast<std::size_t>(*at), product(at + 1, x.shape.end())};
+  }
+
+  template <typename Kernel, typename ByColumn, typename Entry>
+  void look_up(ort::KernelContext* context, const Layout& layout, Kernel kernel, ByColumn by_column,
+               const std::uint8_t* x, const Entry* tables, Entry* y) const {
+    if (layout.count == 0) return;
+    if (layout.channels > 1 && layout.inner == 1) {
+      in_shares(context, layout.count / layout.channels, layout.channels * sizeof(Entry),
+                [&](std::size_t begin, std::size_t end) {
+                  const std::size_t first = begin * layout.channels;
+                  by_column(x + first, end - begin, layout.channels, tables, y + first);
+                });
+      return;
+    }
+    in_shares(context, layout.count, sizeof(Entry), [&](std::size_t begin, std::size_t end) {
+      while (begin < end) {
+        const std::size_t plane = begin / layout.inner;
+        const std::size_t part = std::min(end, (plane + 1) * layout.inner) - begin;
+        kernel(x + begin, part, tables + plane % layout.channels * kTableEntries, y + begin);
+        begin += part;
+      }
+    });
+  }
+
+  // Calls function(begin, end) for parts of what `total` pieces of `size` bytes of Y are.
+  template <typename Function>
+  void in_shares(ort::KernelContext* context, std::size_t total, std::size_t size, const Function& function) const {
+    constexpr std::size_t kMost = 64;
+    const std::size_t shares = std::min({total, total * size / kWorthAThread, kMost});
+    if (shares <= 1) return function(std::size_t{0}, total);
+    const auto bound = [&](std::size_t share) { return total / shares * share + std::min(share, total % shares); };
+    parallel_for(api_, context, shares, [&](std::size_t share) { function(bound(share), bound(share + 1)); });
+  }
+
+  const ort::Api& api_;
+  const LookupKernels& kernels_;
+  std::string node_;
+  std::int64_t axis_;
+  bool table_is_constant_;
+  Tensor table_;  // in the model's own memory
+};
+
+struct TableLookupOp : ort::CustomOp {
+  ort::ElementType codes;
+  ort::ElementType entries;
+};
+
+TableLookupOp make(ort::ElementType codes, ort::ElementType entries) {
+  TableLookupOp op{};
+  op.codes = codes;
+  op.entries = entries;
+  op.version = ort::kApiVersion;
+  op.GetName = [](const ort::CustomOp*) { return kName; };
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kTableInput + 1; };
+  op.GetInputType = [](const ort::CustomOp* self, std::size_t index) {
+    const auto& typed = *static_cast<const TableLookupOp*>(self);
+    return index == kTableInput ? typed.entries : typed.codes;
+  };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
+  op.GetOutputType = [](const ort::CustomOp* self, std::size_t) {
+    return static_cast<const TableLookupOp*>(self)->entries;
+  };
+  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
+  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(*api, [&] { *kernel = new TableLookupKernel(*api, info); });
+  };
+  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
+    const auto& self = *static_cast<const TableLookupKernel*>(kernel);
+    return guarded(self.api(), [&] { self.compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<TableLookupKernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+
+const std::vector<const ort::CustomOp*>& table_lookup_ops() {
+  static const TableLookupOp ops[] = {make(ort::kUint8, ort::kUint8), make(ort::kUint8, ort::kInt8),
+                                      make(ort::kUint8, ort::kFloat), make(ort::kInt8, ort::kUint8),
+                                      make(ort::kInt8, ort::kInt8),   make(ort::kInt8, ort::kFloat)};
+  static const std::vector<const ort::CustomOp*> pointers = {&ops[0], &ops[1], &ops[2], &ops[3], &ops[4], &ops[5]};
+  return pointers;
+}
+
+}  // namespace qcompiler
