@@ -23,6 +23,8 @@ NAMES = (
     "yolov8n",
     "silero-vad",
     "magika",
+    "stories15m",
+    "smollm2-135m",
 )
 
 

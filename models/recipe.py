@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.tokenizers import Tokenizer
+
 Feed = dict[str, np.ndarray]
 
 
@@ -32,6 +34,8 @@ class Recipe:
     scores    index expression of the class scores in the first output, where it mixes them with other quantities.
     batched   whether the first axis of every input is its batch axis, so that feeds can be joined into larger ones.
     extra     the optional dependency of the project that `model` needs, None when it needs nothing but a client.
+    cached    of a language model: the same in the form that takes past keys and values, for generating text.
+    tokenizer of a language model.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Recipe:
     scores: tuple[slice, ...] | None = None
     batched: bool = True
     extra: str | None = None
+    cached: Callable[[], Path] | None = None
+    tokenizer: Callable[[], Tokenizer] | None = None
 
     def calibration(self, count: int) -> Iterator[Feed]:
         """At most `count` feeds {input name: array} to observe ranges on."""
