@@ -7,7 +7,7 @@ switch on, the error at the outputs is that group's own; to first order errors o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -79,6 +79,15 @@ class Switchboard:
         signal, noise = (np.sum([part[side] for part in parts], axis=0) for side in (0, 1))
         return {name: n / s if s else 0.0 for name, s, n in zip(self.points, signal.tolist(), noise.tolist())}
 
+    @property
+    def feeds(self) -> int:
+        """How many of the feeds are kept."""
+        return len(self._plain)
+
+    def powers(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[list[float], list[float]]]:
+        """For each (trial, place of a feed): the power of each point, and that of its error with this trial on."""
+        yield from side_by_side(lambda one: self._powers(self._plain[one[1]], frozenset(one[:1])), wanted)
+
     def _powers(self, plain: Feed, on: frozenset[int]) -> tuple[list[float], list[float]]:
         """Of one feed, the power of each point, and that of its error with these trials on."""
         changed: Feed = {}
@@ -112,11 +121,7 @@ class _Segment:
         self._switched = self._plain
         if own:
             switchable = _switched(graph, plan, sites, [trial for _, trial in own])
-            self._switched = stack.enter_context(
-                session(
-                    switchable,
-                )
-            )
+            self._switched = stack.enter_context(session(switchable))
 
     def run(self, values: Feed, on: Iterable[int]) -> Feed:
         """What the segment returns, with those of its trials on that are in ``on``."""
