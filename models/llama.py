@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 17
+OPSET = 21  # the first with 4-bit types, which tools add
 LOWEST = np.finfo(np.float32).min
 
 # Of a layer, as the published checkpoints have them: [outputs, inputs].
@@ -113,7 +113,7 @@ class _Writer:
     def norm(self, name: str, x: str) -> str:
         """x / sqrt(mean(x²) + epsilon) · weight (Zhang and Sennrich, arXiv 1910.07467)."""
         square = self.node(f"{name}.square", "Pow", x, self.constant("two", 2, np.float32))
-        mean = self.node(f"{name}.mean", "ReduceMean", square, axes=[-1], keepdims=1)
+        mean = self.node(f"{name}.mean", "ReduceMean", square, self.constant("last axis", [-1]), keepdims=1)
         shifted = self.node(f"{name}.shifted", "Add", mean, self.constant("epsilon", self.shape.epsilon, np.float32))
         root = self.node(f"{name}.root", "Sqrt", shifted)
         normal = self.node(f"{name}.normal", "Div", x, root)
@@ -152,7 +152,7 @@ class _Writer:
             order = self.constant("partners", np.arange(size).reshape(-1, 2)[:, ::-1].reshape(-1))
             partner = self.node(f"{name}.partner", "Gather", x, order, axis=-1)
         else:
-            low, high = self.node(f"{name}.halves", "Split", x, outputs=2, axis=-1)
+            low, high = self.node(f"{name}.halves", "Split", x, outputs=2, axis=-1, num_outputs=2)
             partner = self.node(f"{name}.partner", "Concat", high, low, axis=-1)
         kept = self.node(f"{name}.cos", "Mul", x, "cos")
         turned = self.node(f"{name}.sin", "Mul", partner, "sin")
@@ -226,4 +226,4 @@ class _Writer:
             inputs += [value(TensorProto.FLOAT, one, *sizes[0]) for one in caches(shape.layers, "past_key_values")]
             outputs += [value(TensorProto.FLOAT, one, *sizes[1]) for one in self.outputs]
         graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

@@ -115,7 +115,7 @@ def samples(split: str) -> Iterator[Sample]:
 RECIPE = Recipe(
     name=NAME,
     licence="Apache-2.0",
-    note="opset 17, Llama: nine heads share three keys and values; linear layers published in 4 bits",
+    note="opset 21, Llama: nine heads share three keys and values; linear layers published in 4 bits",
     model=model,
     samples=samples,
     metric=f"{language.METRIC}; film reviews",

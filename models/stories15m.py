@@ -110,7 +110,7 @@ def samples(split: str) -> Iterator[Sample]:
 RECIPE = Recipe(
     name=NAME,
     licence="MIT",
-    note="opset 17, Llama: RMSNorm in five operators, interleaved rotary positions, head tied to the embedding",
+    note="opset 21, Llama: RMSNorm in five operators, interleaved rotary positions, head tied to the embedding",
     model=model,
     samples=samples,
     metric=f"{language.METRIC}; the text is the float model's own",
