@@ -9,9 +9,10 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.errors import PassError
+from qcompiler.four_bits import Codes
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.scheme import OLDEST_OPSET, PerAxis, PerBlock
+from qcompiler.scheme import OLDEST_OPSET, PerAxis, PerBlock, PerTensor
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,13 @@ class _Writer:
                             inner.outputs[index] = value
 
     def stored(self, tensor: ir.Constant, quant: TensorQuant) -> ir.Constant:
-        codes = self.plan.codes(tensor.name, tensor.values, quant).astype(quant.scheme.dtype)
-        codes.flags.writeable = False
+        channels = not isinstance(quant.scheme.granularity, PerTensor)
+        if quant.scheme.four_bits and len(tensor.shape) == 2 and channels:
+            change = self.plan.change(tensor.name, tensor.shape, quant)
+            codes: np.ndarray | ir.Computed = Codes(tensor.values, quant, change)
+        else:
+            codes = self.plan.codes(tensor.name, tensor.values, quant).astype(quant.scheme.dtype)
+            codes.flags.writeable = False
         return ir.Constant(self.namer(f"{tensor.name}_quantized"), codes)
 
     def quantized(self, tensor: ir.Variable, quant: TensorQuant) -> ir.Variable:
@@ -117,10 +123,10 @@ class _Writer:
 
     def parameters(self, name: str, quant: TensorQuant) -> list[ir.Constant]:
         assert quant.scale is not None and quant.zero_point is not None
-        return [
-            ir.Constant(self.namer(f"{name}_scale"), quant.scale),
-            ir.Constant(self.namer(f"{name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype)),
-        ]
+        scale = ir.Constant(self.namer(f"{name}_scale"), quant.scale)
+        if quant.scheme.four_bits and not quant.zero_point.any():  # what none stands for
+            return [scale]
+        return [scale, ir.Constant(self.namer(f"{name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype))]
 
 
 def _axis(quant: TensorQuant) -> dict[str, int]:

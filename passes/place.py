@@ -245,7 +245,7 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
         weight = node.inputs[entry.weight]
         if not np.isfinite(weight.values).all():
             return f"weight '{weight.name}' has values that are not finite"
-        if weight.values.ndim != 2 and node.op == "MatMul":
+        if weight.values.ndim != 2 and node.op in ("MatMul", "Gather"):
             return f"weight '{weight.name}' is not a matrix"
         terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)
         if terms < entry.least_depth:
@@ -256,9 +256,11 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
         rows = rows_of(node)
         if rows is not None and rows < entry.least_rows:
             return "a product of a vector only reads its weight"
-        block = target.weight.granularity
-        if isinstance(block, PerBlock) and node.op in ("Conv", "ConvTranspose"):
-            return "weights in blocks are for products"
+        block = target.weight_scheme(entry, weight.values.ndim).granularity
+        if (few or isinstance(block, PerBlock)) and node.op in ("Conv", "ConvTranspose"):
+            return f"weights in {'four bits' if few else 'blocks'} are for products"
+        if few and target.kind is not None and weight.values.size < target.kind.least_weights:
+            return f"its weight of {weight.values.size} numbers is too small for four bits to pay"
         if isinstance(block, PerBlock) and weight.values.shape[block.axis] % block.size:
             return f"its {weight.values.shape[block.axis]} terms are no multiple of {block.size}"
     return ""
@@ -270,7 +272,10 @@ def rows_of(node: ir.Node) -> int | None:
     shape = node.inputs[0].shape
     if not shape or node.op not in ("Gemm", "MatMul"):
         return None
+    few = target.weight.four_bits
     first, *others = shape[:-1] or [1]
+        if few and node.op == "MatMul" and not node.domain and ir.is_constant(node.inputs[0]):
+            return f"its weight '{node.inputs[0].name}' is on the left, and kernels for four bits read it on the right"
     if not all(isinstance(size, int) for size in others):
         return None
     return math.prod([first if isinstance(first, int) else 1, *others])

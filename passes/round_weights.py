@@ -103,9 +103,17 @@ def _by_itself(quant: TensorQuant) -> bool:
     return quant.origin in ("unsolved", "weights") and quant.scheme.dtype in ("int8", "uint8")
 
 
-def compensated(exact: np.ndarray, moment: np.ndarray, low: np.ndarray, high: np.ndarray, damping: float) -> np.ndarray:
+def compensated(
+    exact: np.ndarray,
+    moment: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    damping: float,
+    steps: np.ndarray | None = None,
+) -> np.ndarray:
     """Whole numbers between ``low`` and ``high`` ``[G, 1 or N, 1]`` for the weights ``exact`` ``[G, N, K]`` in units of
-    their scales. ``moment``: ``[G, K, K]``; ``damping``: what is added to its diagonal, as a share of its mean."""
+    their scales. ``moment``: ``[G, K, K]``; ``damping``: what is added to its diagonal, as a share of its mean.
+    ``steps``: float32 ``[G, N, K]``, the scales where an output has several."""
     length = exact.shape[2]
     diagonal = np.einsum("gkk->gk", moment).astype(np.float64)
     order = np.argsort(-diagonal, axis=1, kind="stable")
@@ -115,14 +123,17 @@ def compensated(exact: np.ndarray, moment: np.ndarray, low: np.ndarray, high: np
     inverse = np.linalg.inv(ordered + ridge)
     factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).astype(np.float32)  # [G, later, earlier]
     left = np.take_along_axis(exact.swapaxes(1, 2), order[:, :, None], 1).astype(np.float32)  # [G, K, N]
+    units = None if steps is None else np.take_along_axis(steps.swapaxes(1, 2), order[:, :, None], 1)
+    left = left if units is None else left * units  # what errors are taken back in is alike for all
     low, high = (np.float32(end.swapaxes(1, 2)[:, 0]) for end in (low, high))
     for first in range(0, length, _RUN):
         last = min(first + _RUN, length)
         errors = np.empty_like(left[:, first:last])
         for place in range(first, last):
             column = left[:, place]
-            code = np.minimum(np.maximum(np.rint(column), low), high)
-            error = (column - code) / factor[:, place, place, None]
+            unit = np.float32(1.0) if units is None else units[:, place]
+            code = np.minimum(np.maximum(np.rint(column / unit), low), high)
+            error = (column - code * unit) / factor[:, place, place, None]
             left[:, place] = code
             left[:, place + 1 : last] -= factor[:, place + 1 : last, place, None] * error[:, None]
             errors[:, place - first] = error

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import ahead, calibrate, ir, native, registry
+from qcompiler import ahead, calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.memory import peak_bytes
@@ -42,8 +42,11 @@ class Options:
     (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
     ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the target's own way.
     ``ops``: ``native`` where the model may use the operators of our library, ``standard`` where it must run without,
-    empty for the precision's own way. ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether
-    to measure, and give back to float what is slower. ``passes``: changes to the pipeline, see ``registry.edited``.
+    empty for the precision's own way. ``block``, ``rounding``: of weights in four bits, one of ``target.BLOCKS`` and of
+    ``rounding.WAYS``, empty for the target's own and the best.
+    ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
+    what is slower. ``details``: whether to measure what only the whole report shows: error by depth, the worst tensors,
+    memory. ``passes``: changes to the pipeline, see ``registry.edited``.
     ``threads``: for measuring speed. ``samples``: how many samples speed and agreement are measured on, fewer where
     they are large. ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done,
     total)``.
@@ -54,6 +57,8 @@ class Options:
     interface: str = "kept"
     observer: str = ""
     ops: str = ""
+    block: str = ""
+    rounding: str = ""
     batch_size: int | None = None
     limit: int | None = None
     images: ImageOptions | None = None
@@ -160,6 +165,11 @@ class Compilation:
         self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
         self.gpu = options.gpu or self.target.gpu
+        zero_points = options.rounding in rounding.WITH_ZERO_POINTS
+        self.target = self.target.with_weights(options.block, zero_points=zero_points)
+        if options.rounding and not self.target.weight.four_bits:
+            fix = "use --precision int4, or leave --rounding out"
+            raise TargetError("--rounding is for weights of four bits", where=precision, fix=fix)
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
         self.observer = self.recipe.observer or options.observer or self.target.observer
@@ -187,6 +197,7 @@ class Compilation:
                 image_options=options.images,
             )
 
+        self.rounding = rounding.Rounding(self) if self.target.weight.four_bits else None
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
         if self.target.verifier != "onnxruntime":
@@ -347,6 +358,10 @@ class Compilation:
                 tensors = {**ctx.statistics.tensors, **more.tensors}
                 ctx = replace(ctx, statistics=replace(ctx.statistics, tensors=tensors))
         ctx = self.reached(ctx)
+        if self.rounding is not None:
+            plan = self.rounding.done(ctx).plan
+            assert plan is not None
+            return plan
         ctx = self._run([registry.make("solve", {"observer": self.observer})], self.graph, ctx)
         assert ctx.plan is not None
         return ctx.plan

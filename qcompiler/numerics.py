@@ -34,14 +34,14 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sche
         raise ValueError("cannot quantize NaN")
     step = spread(np.asarray(scale, dtype=np.float32), scheme, values.shape)
     offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, values.shape)
-    low, high = scheme.code_range
+    low, high = scheme.storage_range if scheme.four_bits else scheme.code_range
     if not scheme.spaced_evenly:
         with np.errstate(over="ignore"):
             return np.clip(values / step, low, high).astype(ml_dtypes.float8_e4m3fn)
     with np.errstate(over="ignore"):
         steps = np.rint(values / step)
     codes = np.clip(steps.astype(np.float64) + offset, low, high)
-    return np.asarray(codes, dtype=np.int32 if scheme.dtype in ("int4", "uint4") else scheme.dtype)
+    return np.asarray(codes, dtype=np.int32 if scheme.four_bits else scheme.dtype)
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:

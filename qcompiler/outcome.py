@@ -14,7 +14,7 @@ from qcompiler.settle import Measured
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
-CODES = {"float8_e4m3fn": "fp8", "int4": "int4"}
+CODES = {"float8_e4m3fn": "fp8", "int4": "int4", "uint4": "int4"}
 """What nodes in codes of these types are said to be in; in int8 otherwise."""
 
 

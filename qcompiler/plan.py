@@ -10,7 +10,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,9 @@ class Plan:
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
     been quantized and stay in float, with the reason; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
     multiplied and the weights that read them divided; ``ranges``: (low, high) of tensors for which measuring found a
-    better one than the observer; ``rounding``: int8, of a weight's shape, by how much its codes differ from those of
-    rounding to nearest; ``decisions``: what asking the target led to."""
+    better one than the observer; ``rounding``: int8, of a weight's shape, by how much its codes of 8 bits differ from
+    those of rounding to nearest; ``four_bit_rounding``: the same of codes of four bits; ``decisions``:
+    what asking the target led to."""
 
     target: str = ""
     precision: str = ""
@@ -93,6 +94,7 @@ class Plan:
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
+    four_bit_rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -124,13 +126,26 @@ class Plan:
         """
         assert quant.scale is not None and quant.zero_point is not None
         codes = numerics.quantize(values, quant.scale, quant.zero_point, quant.scheme)
-        change = self.rounding.get(name)
-        if change is None or quant.scheme.dtype not in ("int8", "uint8"):  # it is counted in such codes
+        change = self.change(name, codes.shape, quant)
+        if change is None:
             return codes
-        if change.shape != codes.shape:
-            why = f"its rounding is for shape {list(change.shape)}, the model has {list(codes.shape)}"
+        ends = quant.scheme.storage_range if quant.scheme.four_bits else quant.scheme.code_range
+        return np.clip(codes.astype(np.int32) + change, *ends).astype(codes.dtype)
+
+    def change(self, name: str, shape: Sequence[int], quant: TensorQuant) -> np.ndarray | None:
+        """By how much a constant's codes differ from those of rounding to nearest; None where they do not.
+
+        Raises:
+            PlanError: the plan's rounding is of a constant of another shape.
+        """
+        rounding = self.four_bit_rounding if quant.scheme.four_bits else self.rounding
+        if not quant.scheme.four_bits and quant.scheme.dtype not in ("int8", "uint8"):
+            return None
+        change = rounding.get(name)
+        if change is not None and change.shape != tuple(shape):
+            why = f"its rounding is for shape {list(change.shape)}, the model has {list(shape)}"
             raise PlanError("is of another model", where=f"tensor '{name}'", why=why, fix=_REPLAN)
-        return np.clip(codes.astype(np.int32) + change, *quant.scheme.code_range).astype(codes.dtype)
+        return change
 
     def check(self, graph: ir.Graph) -> None:
         """Raises PlanError when a site or a kept node does not exist in the graph."""
@@ -189,13 +204,16 @@ class Plan:
         smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in factors.items())
         ranges = ",\n".join(f"    {json.dumps(k)}: {json.dumps(list(v))}" for k, v in sorted(self.ranges.items()))
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
-        changes = {name: _packed(change) for name, change in sorted(self.rounding.items())}
-        rounded = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in changes.items())
+        rounded, four_bits = (
+            ",\n".join(f"    {json.dumps(name)}: {json.dumps(_packed(one))}" for name, one in sorted(changes.items()))
+            for changes in (self.rounding, self.four_bit_rounding)
+        )
         return (
             f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
             f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n'
             f'  "ranges": {{\n{ranges}\n  }},\n  "rounding": {{\n{rounded}\n  }},\n'
+            f'  "four_bit_rounding": {{\n{four_bits}\n  }},\n'
             f'  "decisions": [\n{made}\n  ]\n}}\n'
         )
 
@@ -227,6 +245,7 @@ class Plan:
                 {name: np.asarray(scale, np.float32) for name, scale in data.get("smoothing", {}).items()},
                 {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
                 {name: _unpacked(packed) for name, packed in data.get("rounding", {}).items()},
+                {name: _unpacked(packed) for name, packed in data.get("four_bit_rounding", {}).items()},
                 decisions,
             )
         except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
@@ -236,7 +255,7 @@ class Plan:
 _FIELDS = frozenset(
     (
         *("format", "target", "precision", "intended", "tensors", "ties", "kept"),
-        *("smoothing", "ranges", "rounding", "decisions"),
+        *("smoothing", "ranges", "rounding", "four_bit_rounding", "decisions"),
     )
 )
 _REPLAN = "make the plan anew with: qcompiler plan"
@@ -309,7 +328,9 @@ def _sites(tensor: str, entry: dict[str, Any]) -> dict[Site, TensorQuant]:
     quant = TensorQuant(Scheme.from_json(entry), origin=origin)
     if scale is not None:
         steps = np.asarray(scale, np.float32)
-        if not np.all(np.isfinite(steps) & (steps > 0)):
+        # A weight's block may be turned over, so that its farthest value takes the lowest code.
+        turned = quant.scheme.four_bits & (steps < 0)
+        if not np.all(np.isfinite(steps) & ((steps > 0) | turned)):
             raise PlanError("a scale is not a positive number", where=f"tensor '{tensor}'", fix="correct it")
         offset = np.broadcast_to(np.asarray(0 if zero_point is None else zero_point, np.int64), steps.shape).copy()
         quant = quant.solved(steps, offset, origin)

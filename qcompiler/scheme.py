@@ -76,6 +76,11 @@ class Scheme:
         return not self.dtype.startswith("float")
 
     @property
+    def four_bits(self) -> bool:
+        """Whether two codes share a byte. Only weights have such codes, so that all 16 of them may be used."""
+        return self.dtype in ("int4", "uint4")
+
+    @property
     def storage_range(self) -> tuple[int, int]:
         """Smallest and largest code that ``dtype`` holds; QuantizeLinear saturates to these."""
         return _RANGES[self.dtype]

@@ -83,11 +83,16 @@ def settled(
     """The candidate where its 8 bits pay, else the cleaned float graph where it is no slower than the source, else the
     source as it was; with what it measures, and what the user should be warned of.
 
-    8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth.
+    8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth. Few
+    bits for weights alone always pay, by their size; should they make the model slower, that is told.
     """
     if candidate.plan is not None and candidate.plan.smoothing and not candidate.plan.intended:
         candidate = _in_float(compilation, candidate.plan)
     found, warnings = measured(compilation, candidate.graph), []
+    if compilation.kind.quantize == "weights" and candidate.plan is not None and candidate.plan.intended:
+        if found.speed is not None and found.speed.speedup < 1.0 - NOISE:
+            warnings.append(f"smaller and slower: it runs at {found.speed.speedup:.2f}x its speed")
+        return candidate, found, warnings + unfaithful(compilation, candidate.plan, statistics, found)
     if found.speed is not None and candidate.plan is not None and candidate.plan.intended:
         reason = ""
         if found.speed.speedup < 1.0 + NOISE:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qcompiler.errors import TargetError
-from qcompiler.scheme import PerAxis, PerBlock, Scheme
+from qcompiler.scheme import PerAxis, PerBlock, PerTensor, Scheme
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,13 +29,16 @@ FLOATS = ("float32", "float16", "bfloat16")
 VERIFIERS = ("onnxruntime", "tensorrt")
 OPS = ("standard", "native")
 """Which operators a model may be made of: those of the runtime alone, or ours from the native library as well."""
+BLOCKS = ("16", "32", "64", "128", "256", "channel")
+"""How many of the weights that one output sums over share a scale."""
 
 
 @dataclass(frozen=True)
 class Precision:
     """How much of a model gets which types. ``quantize``: one of ``QUANTIZED``; ``floats``: the type of what is left;
     ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None;
-    ``ops``: one of ``OPS``, used where nobody says and the library is there.
+    ``ops``: one of ``OPS``, used where nobody says and the library is there. ``least_weights``: the fewest numbers in
+    a weight for few bits to be worth their scales.
     """
 
     quantize: str
@@ -44,6 +47,7 @@ class Precision:
     activation: Scheme | None = None
     weight: Scheme | None = None
     ops: str = OPS[0]
+    least_weights: int = 0
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
@@ -63,7 +67,8 @@ class Operator:
     channels in and out, of each group; ``least_rows``: the fewest rows a product may have for one sample.
     ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
-    ``ops``: ``native`` where only an operator of the native library makes it pay.
+    ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: one of ``QUANTIZED``
+    where it is for such precisions only.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters). ``when``: attribute values it holds for.
     """
@@ -87,6 +92,7 @@ class Operator:
     least_rows: int = 0
     ops: str = OPS[0]
 
+    quantize: str = ""
     @property
     def heavy(self) -> bool:
         """Whether it is worth quantizing for its own sake, not only for its neighbours'."""
@@ -108,7 +114,7 @@ class Target:
 
     ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``lower`` and,
     where our own operators may be used, ``native``.
-    ``ops``: one of ``OPS``.
+    ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
@@ -136,6 +142,7 @@ class Target:
 
     def at(self, precision: str, ops: str = OPS[0]) -> Target:
         """The target with a precision's schemes in place of its own, made of these operators. Raises TargetError when
+    kind: Precision | None = None
         it has no such precision, or takes no operators of ours."""
         if precision not in self.precisions:
             fix = f"use one of {', '.join(self.precisions)}"
@@ -153,8 +160,29 @@ class Target:
         )
 
     @property
+            kind=chosen,
     def without_samples(self) -> str:
         """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
+    def with_weights(self, block: str = "", *, zero_points: bool = False) -> Target:
+        """The target with weights in blocks of this size or, for ``channel``, with one scale a channel; its own where
+        that is empty. ``zero_points``: ranges need not be the same on both sides of zero.
+
+        Raises:
+            TargetError: there are no such blocks, or weights do not have four bits.
+        """
+        weight, granularity = self.weight, self.weight.granularity
+        if not block and not zero_points:
+            return self
+        if not weight.four_bits:
+            fix = "use --precision int4, or leave --block and --rounding out"
+            raise TargetError("blocks and ways to round are for weights of four bits", fix=fix)
+        if block and block not in BLOCKS:
+            raise TargetError(f"there are no blocks of '{block}'", fix=f"use one of {', '.join(BLOCKS)}")
+        if block:
+            granularity = PerTensor() if block == BLOCKS[-1] else PerBlock(0, int(block))
+        weight = Scheme("uint4", False) if zero_points else weight
+        return replace(self, weight=replace(weight, granularity=granularity))
+
         name = next((name for name, one in self.precisions.items() if one.quantize in ("dynamic", "weights")), "")
         return f", or use the precision {name}, which needs none" if name else ""
 
@@ -166,13 +194,16 @@ class Target:
             if entry.weight is not None:
                 has_weight = entry.weight < len(node.inputs) and isinstance(node.inputs[entry.weight], gs.Constant)
                 if not has_weight or not is_float(node.inputs[entry.weight]):
+            if entry.quantize and (self.kind is None or self.kind.quantize != entry.quantize):
+                continue
                     continue
             return entry
         return None
 
     def weight_scheme(self, entry: Operator, rank: int) -> Scheme:
-        """The weight's scheme: one scale an index of the operator's axis, one in all where it has none."""
-        if entry.weight_axis is None or entry.weight_axis >= rank or isinstance(self.weight.granularity, PerBlock):
+        """The weight's scheme: one scale an index of the operator's axis, one in all where it has none. Blocks run
+        along a matrix's other axis."""
+        if entry.weight_axis is None or entry.weight_axis >= rank:
             return self.weight
         return Scheme(self.weight.dtype, self.weight.symmetric, PerAxis(entry.weight_axis), self.weight.bits)
 
@@ -181,6 +212,9 @@ def is_float(tensor: gs.Tensor) -> bool:
     """Whether the tensor is float32, the one type that 8-bit kernels exchange with; an unknown type counts as yes."""
     if isinstance(tensor, gs.Constant):
         return tensor.values.dtype == np.float32
+        if isinstance(self.weight.granularity, PerBlock):
+            axis = 1 - entry.weight_axis if rank == 2 else self.weight.granularity.axis
+            return replace(self.weight, granularity=replace(self.weight.granularity, axis=axis))
     return tensor.dtype is None or np.dtype(tensor.dtype) == np.float32
 
 
@@ -236,6 +270,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
         yield op, f"refused: {reason}"
     for op, reason in target.absorbed.items():
         yield op, f"absorbed: {reason}"
+        if entry.quantize:
+            parts.append(f"where the precision quantizes {entry.quantize}")
     for op, reason in target.excluded.items():
         yield op, f"float: {reason}"
 
@@ -326,6 +362,6 @@ def _precision(name: str, given: dict[str, Any], where: str) -> Precision:
 
 
 __all__ = [
-    "FLOATS", "OPS", "USUAL", "Operator", "Precision", "Target", "describe", "detect_cpu", "is_float", "load_target",
-    "target_names",
+    "BLOCKS", "FLOATS", "OPS", "USUAL", "Operator", "Precision", "Target", "describe", "detect_cpu", "is_float",
+    "load_target", "target_names",
 ]  # fmt: skip

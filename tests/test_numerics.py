@@ -53,7 +53,7 @@ def test_the_range_itself_is_covered_up_to_the_rounding_of_the_zero_point(values
 @given(arrays, schemes)
 def test_zero_is_exact(values: np.ndarray, scheme: Scheme) -> None:
     scale, zero_point = parameters(values, scheme)
-    low, high = scheme.code_range
+    low, high = scheme.storage_range if scheme.four_bits else scheme.code_range
     assert low <= zero_point <= high
     assert round_trip(np.zeros(3, np.float32), scale, zero_point, scheme).tolist() == [0, 0, 0]
 
@@ -63,7 +63,7 @@ def test_codes_stay_in_their_range_and_keep_order(values: np.ndarray, scheme: Sc
     codes = numerics.quantize(
         np.sort(values, axis=None), np.float32(0.125), np.array(scheme.code_range[1] // 2), scheme
     )
-    low, high = scheme.code_range
+    low, high = scheme.storage_range if scheme.four_bits else scheme.code_range
     assert low <= codes.min() and codes.max() <= high
     assert (np.diff(codes.astype(np.int64)) >= 0).all()
 

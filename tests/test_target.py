@@ -107,7 +107,7 @@ def test_a_precision_brings_its_own_schemes() -> None:
     target = load_target("tensorrt")
     assert target.at("fp8").activation.dtype == target.at("fp8").weight.dtype == "float8_e4m3fn"
     assert target.at("int8").activation.dtype == "int8" and target.at("int8").activation.symmetric
-    assert list(load_target("ort-cpu").precisions) == ["int8", "int8-dynamic", "float"]
+    assert list(load_target("ort-cpu").precisions) == ["int8", "int8-dynamic", "int4", "float"]
     with pytest.raises(TargetError, match="target ort-cpu: there is no precision 'fp8'; use one of int8, int8-dynamic"):
         load_target("ort-cpu").at("fp8")
 

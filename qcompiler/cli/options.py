@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 OPS = ("standard", "native")
+BLOCKS = ("16", "32", "64", "128", "256", "channel")
+ROUNDINGS = ("rtn", "mse", "hqq", "gptq")
 OBSERVERS = ("mse", "minmax", "percentile", "entropy")
 
 

@@ -1,6 +1,7 @@
 """The graph in memory: load, save, clone, and the questions passes ask of it."""
 
 from qcompiler.ir.graph import (
+    Computed,
     Constant,
     Graph,
     Namer,
@@ -30,8 +31,8 @@ from qcompiler.ir.shapes import infer_shapes, skeleton
 from qcompiler.ir.structure import check_structure
 
 __all__ = [
-    "EMBEDDED_LIMIT", "Constant", "Graph", "Namer", "Node", "Tensor", "Variable", "adopt", "all_graphs", "all_nodes",
-    "all_tensors", "check_structure", "clone", "detach", "home_of", "infer_shapes", "is_constant", "load",
+    "EMBEDDED_LIMIT", "Computed", "Constant", "Graph", "Namer", "Node", "Tensor", "Variable", "adopt", "all_graphs",
+    "all_nodes", "all_tensors", "check_structure", "clone", "detach", "home_of", "infer_shapes", "is_constant", "load",
     "output_tensors", "producer", "remove_dead", "replace_uses", "reroute", "save", "segments", "skeleton", "sort",
     "subgraphs", "to_proto", "weight_bytes", "written_beside",
 ]  # fmt: skip

@@ -11,7 +11,8 @@ Conventions every pass can rely on after ``load`` and after every pass:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import networkx as nx
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from qcompiler.errors import ModelError
 
@@ -51,11 +53,44 @@ class Variable(gs.Variable):
         return self
 
 
+class Computed(LazyValues):
+    """Values of a constant that ``make`` computes each time they are asked for; nobody keeps them. A model with more
+    weights than memory is written with one of them there at a time."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any, make: Callable[[], np.ndarray]) -> None:
+        self.shape, self.dtype, self.make = tuple(shape), np.dtype(dtype), make
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+
+    def load(self) -> np.ndarray:
+        values = self.make()
+        values.flags.writeable = False
+        return values
+
+
 class Constant(gs.Constant):
-    """A weight or other value known before the model runs; ``values`` is a read-only array."""
+    """A weight or other value known before the model runs; ``values`` is a read-only array. ``shape``, ``dtype`` and
+    ``nbytes`` are known without it; ``held`` is the array, or what computes it."""
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    @property
+    def values(self) -> np.ndarray:
+        return self.held.load() if isinstance(self.held, Computed) else self.held
+
+    @values.setter
+    def values(self, values: np.ndarray | Computed) -> None:
+        self._values = values
+
+    @property
+    def held(self) -> np.ndarray | Computed:
+        return self._values
+
+    @property
+    def nbytes(self) -> int:
+        """What the values take in a file: two of four bits share a byte."""
+        halves = self.dtype.name in ("int4", "uint4", "float4_e2m1fn")
+        return -(-self.held.nbytes // 2) if halves else self.held.nbytes
 
     def to_variable(self, *args: Any, **kwargs: Any) -> Variable:
         super().to_variable(*args, **kwargs)
@@ -299,7 +334,7 @@ def _clone(graph: Graph, copies: dict[Tensor, Tensor]) -> Graph:
             return Variable("")
         if tensor not in copies:
             if isinstance(tensor, gs.Constant):
-                copies[tensor] = Constant(tensor.name, tensor.values)
+                copies[tensor] = Constant(tensor.name, tensor.held)
             else:
                 shape = None if tensor.shape is None else list(tensor.shape)
                 copies[tensor] = Variable(tensor.name, tensor.dtype, shape, tensor.type_proto)

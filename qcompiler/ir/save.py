@@ -99,7 +99,7 @@ def weight_bytes(graph: Graph) -> int:
     for _, node in all_nodes(graph):
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant):
-                seen[id(tensor)] = tensor.values.nbytes
+                seen[id(tensor)] = tensor.nbytes
         for value in node.attrs.values():
             if isinstance(value, gs.Constant):
                 seen[id(value)] = value.values.nbytes
@@ -234,7 +234,7 @@ class _Writer:
         if isinstance(tensor, Variable) and tensor.type_proto is not None:
             return onnx.ValueInfoProto(name=tensor.name, type=tensor.type_proto)
         if isinstance(tensor, gs.Constant):
-            return helper.make_tensor_value_info(tensor.name, _element_type(tensor.values.dtype), tensor.values.shape)
+            return helper.make_tensor_value_info(tensor.name, _element_type(tensor.dtype), tensor.shape)
         if tensor.dtype is None:
             return onnx.ValueInfoProto(name=tensor.name)
         return helper.make_tensor_value_info(tensor.name, _element_type(np.dtype(tensor.dtype)), tensor.shape)

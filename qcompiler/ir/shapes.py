@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 import onnx.checker
 from onnx import helper, shape_inference
@@ -46,9 +48,9 @@ def skeleton(graph: Graph) -> Graph:
     for inner in all_graphs(copy):
         for node in inner.nodes:
             for index, tensor in enumerate(node.inputs):
-                if isinstance(tensor, Constant) and tensor.values.size > _LARGEST_SHAPE_OPERAND:
+                if isinstance(tensor, Constant) and math.prod(tensor.shape) > _LARGEST_SHAPE_OPERAND:
                     stand_in = stand_ins.setdefault(
-                        tensor.name, Variable(tensor.name, dtype=tensor.values.dtype, shape=list(tensor.values.shape))
+                        tensor.name, Variable(tensor.name, dtype=tensor.dtype, shape=list(tensor.shape))
                     )
                     node.inputs[index] = stand_in
     copy.inputs = [*copy.inputs, *stand_ins.values()]

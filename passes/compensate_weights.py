@@ -1,0 +1,201 @@
+"""Rounds weights to four bits so that what rounding one does to an output, rounding the others takes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.calibrate.moments import Moments, blocks_of
+from qcompiler.errors import PassError
+from qcompiler.passes._weights import Weight, batches, kept_normal, weights, with_numbers
+from qcompiler.passes.clip_weights import clipped
+from qcompiler.passes.round_weights import compensated
+from qcompiler.pipeline import Diagnostic, MomentsPass, PassContext, PassResult, Semantics
+from qcompiler.plan import Plan
+from qcompiler.runtime import one_thread_each, side_by_side
+
+MOST_DAMPING = 1.0
+ROWS = 256
+"""Outputs that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class CompensateWeights(MomentsPass):
+    """GPTQ (Frantar et al. 2022, equations 2 and 3) for weights in blocks: one input after the other is rounded, and
+    the error is taken back by the inputs still to come, as far as the second moments of what is multiplied say that
+    they go together. Inputs with the largest moments come first, each with the scale of its own block.
+
+    1. Scales are those of least squared error, each input's error counted by its own moment; see ``clip-weights``.
+    2. Codes; then scales anew, those with the least error at the output for the codes, of all blocks of an output at
+       once; then codes again. What is best on the samples is kept, output by output.
+    3. Where the moments' factorization fails, damping grows tenfold; from ``MOST_DAMPING`` on the weight is rounded by
+       itself. So is one whose rounding is no better on samples that were held out, and one that no product of the
+       outermost graph reads: an embedding. Each is reported.
+
+    ``tied``: of a weight that is an embedding too, what is added to the moments' diagonal for it, as a share of its
+    mean: there each weight counts by itself.
+    """
+
+    name: ClassVar[str] = "compensate-weights"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+    damping: float = 0.01
+    tied: float = 0.1
+    rounds: int = 2
+    turned: bool = True
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, list[str]]:
+        products = {
+            node.name
+            for node in graph.nodes
+            if node.op in ("Gemm", "MatMul") and not node.domain and not node.attrs.get("transA", 0)
+        }
+        found: dict[str, list[str]] = {}
+        for weight in weights(graph, plan):
+            for site in weight.sites:
+                if site.node in products and site.index == 1:
+                    found.setdefault(site.tensor, []).append(site.node)
+        return found
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        if ctx.plan is None:
+            raise PassError("needs a plan", where=graph.name)
+        moments: dict[str, Moments] = ctx.moments or {}
+        todo = weights(graph, ctx.plan)
+        changes, numbers, diagnostics = dict(ctx.plan.four_bit_rounding), {}, list[Diagnostic]()
+
+        def rounded(weight: Weight) -> _Found:
+            seen = next((moments[site.tensor] for site in weight.sites if site.tensor in moments), None)
+            return self.rounded(weight, seen)
+
+        with one_thread_each():
+            for weight, found in zip(todo, side_by_side(rounded, todo)):
+                numbers[weight] = found.scale, np.full(found.scale.shape, _middle(weight), np.int64)
+                diagnostics += [Diagnostic(weight.name, remark) for remark in found.remarks]
+                if found.change is not None:
+                    for site in weight.sites:
+                        shape = ir.all_tensors(graph)[site.tensor].shape
+                        changes[site.tensor] = found.change if shape == found.change.shape else found.change.T
+        plan = replace(with_numbers(ctx.plan, numbers), four_bit_rounding=changes)
+        return PassResult(len(todo), tuple(diagnostics), plan)
+
+    def rounded(self, weight: Weight, moments: Moments | None) -> _Found:
+        if moments is None:
+            return _Found(clipped(weight, turned=self.turned)[0], None, ["no product reads it: rounded by itself"])
+        remarks: list[str] = []
+        diagonal = np.concatenate([np.einsum("gkk->k", part) for part in moments.fitted])
+        parts = [part[0] for part in moments.fitted]
+        gathered = len({site.index for site in weight.sites}) > 1
+        if gathered:
+            diagonal = diagonal + self.tied * diagonal.mean()
+            parts = [part + self.tied * np.mean(np.diag(part)) * np.eye(len(part), dtype=part.dtype) for part in parts]
+        plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)[0]
+        damping = self.damping
+        while damping < MOST_DAMPING:
+            try:
+                found = self._compensated(weight, plain, parts, damping)
+                break
+            except np.linalg.LinAlgError:
+                damping *= 10.0
+                remarks.append(f"its moments cannot be factored: damping raised to {damping:g}")
+        else:
+            return _Found(plain, None, [*remarks, "rounded by itself"])
+        values = np.asarray(weight.values, np.float32)
+        scale, codes = found
+        nearest = _nearest(values, scale, weight.block)
+        alone = _noise(values - _nearest(values, plain, weight.block) * _spread(plain, weight.block), moments.held_out)
+        ours = _noise(values - codes * _spread(scale, weight.block), moments.held_out)
+        if not ours < alone:
+            return _Found(plain, None, [*remarks, "rounded by itself: samples that were held out see no gain"])
+        gain = 10.0 * np.log10(alone / ours) if ours > 0.0 else np.inf
+        remarks.append(f"rounded with the others in mind, {gain:.1f} dB less noise")
+        return _Found(scale, (codes - nearest).astype(np.int8), remarks)
+
+    def _compensated(
+        self, weight: Weight, plain: np.ndarray, moments: list[np.ndarray], damping: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scales ``[outputs, blocks]`` and codes ``[outputs, inputs]``, counted from the zero point."""
+        scales, codes = np.empty_like(plain), np.empty(weight.values.shape, np.float32)
+        for batch in batches(len(plain), ROWS):
+            values = np.ascontiguousarray(weight.values[batch], np.float32)
+            scale, least = plain[batch], np.full(len(values), np.inf)
+            for _ in range(self.rounds):
+                found = self._codes(values, scale, weight.block, moments, damping)
+                for fit in (False, True):
+                    if fit:
+                        scale = _fitted(values, found, scale, weight.block, moments)
+                    noise = _row_noise(values - found * _spread(scale, weight.block), moments)
+                    better = noise < least
+                    least = np.where(better, noise, least)
+                    scales[batch][better], codes[batch][better] = scale[better], found[better]
+        return scales, codes
+
+    def _codes(
+        self, values: np.ndarray, scale: np.ndarray, block: int, moments: list[np.ndarray], damping: float
+    ) -> np.ndarray:
+        steps = _spread(scale, block)
+        ends = np.full((1, 1, 1), -8.0 if self.turned else -7.0), np.full((1, 1, 1), 7.0)
+        exact = values / steps
+        parts = zip(blocks_of(values.shape[1]), moments)
+        found = [
+            compensated(exact[None, :, part], moment[None], *ends, damping, steps[None, :, part])[0]
+            for part, moment in parts
+        ]
+        return np.concatenate(found, axis=1)
+
+
+@dataclass
+class _Found:
+    """Scales ``[outputs, blocks]``, by how much codes differ from the nearest, int8 ``[outputs, inputs]`` or None, and
+    what there is to say."""
+
+    scale: np.ndarray
+    change: np.ndarray | None
+    remarks: list[str]
+
+
+def _middle(weight: Weight) -> int:
+    return 8 if weight.scheme.dtype == "uint4" else 0
+
+
+def _spread(scale: np.ndarray, block: int) -> np.ndarray:
+    return np.repeat(scale, block, axis=1)
+
+
+def _nearest(values: np.ndarray, scale: np.ndarray, block: int) -> np.ndarray:
+    return np.clip(np.rint(values / _spread(scale, block)), -8.0, 7.0)
+
+
+def _fitted(
+    values: np.ndarray, codes: np.ndarray, scale: np.ndarray, block: int, moments: list[np.ndarray]
+) -> np.ndarray:
+    """The scales with the least noise for these codes: of each output the solution of (CᵀMC) s = CᵀMw, where C has the
+    codes of a block in that block's column. Scales that would turn around or come near zero stay."""
+    outputs, inputs = codes.shape
+    blocks = inputs // block
+    matrix, right = np.zeros((outputs, blocks, blocks)), np.zeros((outputs, blocks))
+    owner = np.arange(inputs) // block
+    for part, moment in zip(blocks_of(inputs), moments):
+        mine, owners = codes[:, part], owner[part]
+        columns = np.arange(blocks)[:, None] == owners  # [blocks, inputs of the part]
+        right += (mine * (values[:, part] @ moment)) @ columns.T
+        for one in np.unique(owners):
+            reached = (mine * columns[one]) @ moment * mine
+            matrix[:, one] += reached @ columns.T
+    ridge = 1e-6 * np.einsum("nbb->nb", matrix).mean(axis=1)[:, None, None] * np.eye(blocks) + 1e-30 * np.eye(blocks)
+    fitted = np.linalg.solve(matrix + ridge, (right + ridge.diagonal(axis1=1, axis2=2) * scale)[..., None])[..., 0]
+    near = np.isfinite(fitted) & (fitted / scale > 0.5) & (fitted / scale < 2.0)
+    return kept_normal(np.where(near, fitted, scale), scale != 0.0)
+
+
+def _row_noise(errors: np.ndarray, moments: list[np.ndarray]) -> np.ndarray:
+    total = np.zeros(len(errors))
+    for part, moment in zip(blocks_of(errors.shape[1]), moments):
+        total += np.einsum("nk,nk->n", errors[:, part] @ moment, errors[:, part])
+    return total
+
+
+def _noise(errors: np.ndarray, moments: tuple[np.ndarray, ...]) -> float:
+    return float(np.sum(_row_noise(errors, [moment[0] for moment in moments])))

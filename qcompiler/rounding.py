@@ -1,0 +1,77 @@
+"""Ways to round weights of four bits: which pass does it, and that it is done once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcompiler import calibrate, registry
+from qcompiler.errors import DataError, TargetError
+from qcompiler.pipeline import MomentsPass, PassContext
+from qcompiler.plan import Plan, Site, TensorQuant
+
+if TYPE_CHECKING:
+    from qcompiler.compiler import Compilation
+
+WAYS = {"rtn": "", "mse": "clip-weights", "hqq": "half-quadratic", "gptq": "compensate-weights"}
+"""By name the pass that finds scales; ``rtn``: the largest weight of a block takes the largest code (``solve``)."""
+WITH_ZERO_POINTS = ("hqq",)
+FOR_SAMPLES, FOR_NONE = "gptq", "mse"
+"""What is used where nobody says: with samples, and without."""
+
+
+def way_of(wanted: str, *, samples: bool, where: str) -> str:
+    """The way to round: the one that is wanted, or the best there is.
+
+    Raises:
+        TargetError: there is no such way.
+        DataError: it rounds for samples, and there are none.
+    """
+    if wanted and wanted not in WAYS:
+        raise TargetError(f"there is no way to round '{wanted}'", fix=f"use one of {', '.join(WAYS)}")
+    if wanted == FOR_SAMPLES and not samples:
+        fix = f"give data (--data), or use --rounding {FOR_NONE}"
+        raise DataError(f"{wanted} rounds weights for what they are multiplied with", where=where, fix=fix)
+    return wanted or (FOR_SAMPLES if samples else FOR_NONE)
+
+
+class Rounding:
+    """Rounds the weights of a placed plan, each of them once, however often placement changes."""
+
+    def __init__(self, job: Compilation) -> None:
+        self.job = job
+        self.way = way_of(job.options.rounding, samples=job.data is not None, where=job.source.name)
+        self.sites: dict[Site, TensorQuant] = {}
+        self.changes: dict[str, np.ndarray] = {}
+
+    def done(self, ctx: PassContext) -> PassContext:
+        """The context with the numbers of its weights in its plan."""
+        assert ctx.plan is not None
+        ctx = replace(ctx, plan=self.remembered(ctx.plan))
+        name = WAYS[self.way]
+        if name:
+            turned = {} if self.way in WITH_ZERO_POINTS else {"turned": self.job.target.verifier == "onnxruntime"}
+            one = registry.make(name, turned)
+            if isinstance(one, MomentsPass):
+                assert ctx.plan is not None
+                readers = one.wanted(self.job.graph, ctx.plan)
+                if readers:
+                    feeds = self.job.typical(skip_bad=False)
+                    ctx = replace(ctx, moments=calibrate.second_moments(self.job.graph, readers, feeds))
+            ctx = self.job._run([one], self.job.graph, ctx)
+        ctx = self.job._run([registry.make("solve")], self.job.graph, replace(ctx, moments=None))
+        assert ctx.plan is not None
+        self.sites |= {site: quant for site, quant in ctx.plan.sites.items() if quant.origin == "weights"}
+        self.changes |= ctx.plan.four_bit_rounding
+        return ctx
+
+    def remembered(self, plan: Plan) -> Plan:
+        sites = {
+            site: self.sites[site] if quant.origin == "unsolved" and site in self.sites else quant
+            for site, quant in plan.sites.items()
+        }
+        tensors = {site.tensor for site in sites}
+        changes = {name: change for name, change in self.changes.items() if name in tensors}
+        return replace(plan, sites=sites, four_bit_rounding={**plan.four_bit_rounding, **changes})
