@@ -12,6 +12,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.errors import PassError
+from qcompiler.passes._elementwise import Function, function_of
 from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
@@ -37,6 +38,9 @@ class Place(Pass):
     7. An addition to a quantized operator's result may read its other input, the shortcut, in codes and the result as
        it is: the operator's kernel then adds it.
     8. Where only weights are quantized, no activation is.
+    9. With our own operators, what elementwise operators compute of one tensor in codes is looked up (``fuse-tables``):
+       nothing inside is rounded, each result is where something wants it in codes, and is read as it is elsewhere. A
+       product with a positive scalar constant stays case 5.
     """
 
     name: ClassVar[str] = "place"
@@ -70,6 +74,10 @@ class _Placement:
         self.chosen: dict[ir.Node, Operator] = {}
         self.in_codes: set[ir.Tensor] = set()
         """Tensors that exist only in 8 bits: all their consumers read them through one Q."""
+        self.functions: dict[ir.Tensor, Function] = {}
+        """Elementwise functions of tensors in codes (case 9)."""
+        self.tabulated: set[ir.Tensor] = set()
+        """Those that are looked up: there are codes of them for all who want codes, and floats for the others."""
         self.diagnostics: list[Diagnostic] = []
 
     def choose(self) -> None:
@@ -98,14 +106,37 @@ class _Placement:
         for node, entry in candidates.items():
             if node in self.chosen and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
                 self.in_codes.add(self.result(node))
-        for node, entry in candidates.items():  # in order of computation: 8 bits spread forward
-            if entry.shortcut:
+        for node in self.nodes:  # in order of computation: 8 bits spread forward
+            if self.tabulate(node):
+                continue
+            entry = candidates.get(node)
+            if entry is None or entry.shortcut:
                 continue
             values = [t for t in activations(node, entry) if not ir.is_constant(t)]
             if not entry.heavy and values and all(self.readable(t) for t in values) and not self.is_factor(node):
                 self.chosen[node] = entry
                 self.in_codes.update(self.results(node, entry))
         self.drop_dead_ends()
+        for node, entry in self.chosen.items():
+            if entry.output != "tabulated":
+                read = [node.inputs[index] for index in self.read(node, entry)]
+                self.in_codes.update(self.tabulated.intersection(read))
+        chosen = {node.name for node in self.chosen}
+        self.diagnostics = [remark for remark in self.diagnostics if remark.where not in chosen]
+
+    def tabulate(self, node: ir.Node) -> bool:
+        """Whether the node computes an elementwise function of a tensor in codes (case 9); it is then chosen."""
+        if not (self.activations and self.target.tabulates(node.op)) or node.name in self.kept:
+            return False
+        function = function_of(node, lambda t: Function(t) if t in self.in_codes else self.functions.get(t))
+        if function is None or node.outputs[0] in self.in_codes or not is_float(node.outputs[0]):
+            return False
+        self.functions[node.outputs[0]] = function
+        if len(function.nodes) > 1 or not self.is_factor(node):
+            read = [index for index, tensor in enumerate(node.inputs) if tensor is function.source]
+            self.chosen[node] = Operator(node.op, activations=tuple(read), output="tabulated")
+            self.tabulated.add(node.outputs[0])
+        return True
 
     def shortcut(self, node: ir.Node, entry: Operator) -> int | None:
         """Which input of an addition is the shortcut beside a quantized operator's result; None when none is (case 7).
@@ -133,8 +164,8 @@ class _Placement:
     def readable(self, tensor: ir.Tensor) -> bool:
         """Whether the tensor is there in codes, as it is or as the factor of a scaled product."""
         node = ir.producer(tensor)
-        if tensor in self.in_codes or node is None or not self.is_factor(node):
-            return tensor in self.in_codes
+        if tensor in self.in_codes or tensor in self.tabulated or node is None or not self.is_factor(node):
+            return tensor in self.in_codes or tensor in self.tabulated
         found = scaled(node)
         return found is not None and found[0] in self.in_codes
 
@@ -178,14 +209,18 @@ class _Placement:
             entry = self.chosen.get(node)
             if entry is None or entry.heavy or entry.shortcut:
                 continue
-            results = self.results(node, entry)
+            results = node.outputs if entry.output == "tabulated" else self.results(node, entry)
             if not any(self.wanted(t) for t in results):
                 del self.chosen[node]
                 self.in_codes.difference_update(results)
+                self.tabulated.difference_update(results)
 
     def wanted(self, tensor: ir.Tensor) -> bool:
         for node in tensor.outputs:
-            if node in self.chosen and any(node.inputs[i] is tensor for i in self.read(node, self.chosen[node])):
+            entry = self.chosen.get(node)
+            if entry is not None and (
+                entry.output == "tabulated" or any(node.inputs[index] is tensor for index in self.read(node, entry))
+            ):
                 return True
             if self.is_factor(node) and self.wanted(node.outputs[0]):
                 return True
@@ -209,7 +244,7 @@ class _Placement:
                     granularity = PerAxis(0) if per_channel else PerTensor()
                     scheme = replace(self.target.bias, granularity=granularity)
                     yield Site(bias.name, node.name, entry.bias), TensorQuant(scheme)
-        for tensor in self.in_codes if self.activations else ():
+        for tensor in self.in_codes - self.tabulated if self.activations else ():
             for node in dict.fromkeys(tensor.outputs):
                 for index, read in enumerate(node.inputs):
                     if read is tensor:
@@ -236,7 +271,10 @@ class _Placement:
 
 def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
     """Why a node that computes with floats is no candidate for 8 bits; empty when it is, or is of no interest."""
+    few = target.weight.four_bits
     if entry is None:
+        if few and node.op == "MatMul" and not node.domain and ir.is_constant(node.inputs[0]):
+            return f"its weight '{node.inputs[0].name}' is on the left, and kernels for four bits read it on the right"
         return target.excluded.get(node.op, "")
     for tensor in activations(node, entry):
         if not is_float(tensor):
@@ -272,10 +310,7 @@ def rows_of(node: ir.Node) -> int | None:
     shape = node.inputs[0].shape
     if not shape or node.op not in ("Gemm", "MatMul"):
         return None
-    few = target.weight.four_bits
     first, *others = shape[:-1] or [1]
-        if few and node.op == "MatMul" and not node.domain and ir.is_constant(node.inputs[0]):
-            return f"its weight '{node.inputs[0].name}' is on the left, and kernels for four bits read it on the right"
     if not all(isinstance(size, int) for size in others):
         return None
     return math.prod([first if isinstance(first, int) else 1, *others])

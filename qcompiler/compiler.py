@@ -164,12 +164,12 @@ class Compilation:
             target = load_target(target, options.cpu)
         self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
-        self.gpu = options.gpu or self.target.gpu
         zero_points = options.rounding in rounding.WITH_ZERO_POINTS
         self.target = self.target.with_weights(options.block, zero_points=zero_points)
         if options.rounding and not self.target.weight.four_bits:
             fix = "use --precision int4, or leave --rounding out"
             raise TargetError("--rounding is for weights of four bits", where=precision, fix=fix)
+        self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
         self.observer = self.recipe.observer or options.observer or self.target.observer
@@ -196,8 +196,8 @@ class Compilation:
                 limit=options.limit,
                 image_options=options.images,
             )
-
         self.rounding = rounding.Rounding(self) if self.target.weight.four_bits else None
+
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
         self.clean()
         if self.target.verifier != "onnxruntime":
@@ -357,11 +357,11 @@ class Compilation:
                 more = self.calibrated(missing)
                 tensors = {**ctx.statistics.tensors, **more.tensors}
                 ctx = replace(ctx, statistics=replace(ctx.statistics, tensors=tensors))
-        ctx = self.reached(ctx)
         if self.rounding is not None:
             plan = self.rounding.done(ctx).plan
             assert plan is not None
             return plan
+        ctx = self.reached(ctx)
         ctx = self._run([registry.make("solve", {"observer": self.observer})], self.graph, ctx)
         assert ctx.plan is not None
         return ctx.plan
@@ -377,7 +377,8 @@ class Compilation:
         return ctx
 
     def lowered(self, plan: Plan, statistics: calibrate.Statistics | None = None) -> ir.Graph:
-        """The plan written into a copy of the cleaned graph. ``statistics``: where 16 bits would overflow."""
+        """The plan written into a copy of the cleaned graph. ``statistics``: where 16 bits would overflow, and which
+        codes occur."""
         graph = ir.clone(self.graph)
         self.run_passes("lower", graph, PassContext(self.target, plan))
         options = {"to": self.kind.floats, "interface": self.options.interface}
@@ -387,8 +388,7 @@ class Compilation:
         if options:
             narrow = registry.make("narrow-floats", options)
             self._run([narrow], graph, PassContext(self.target, plan, statistics))
-        if self.target.ops == "native":
-            self.run_passes("native", graph, PassContext(self.target, plan))
+        self.run_passes(self.target.ops, graph, PassContext(self.target, plan, statistics))
         self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
 

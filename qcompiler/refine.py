@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from qcompiler.plan import Plan
 from qcompiler.points import measuring_points
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.sensitivity import with_outputs
+from qcompiler.tables import tables_of
 from qcompiler.verify import fused, numbers, profile, timing
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Candidate:
 
     def fates(self, graph: ir.Graph) -> Iterator[tuple[str, str, str, str, str]]:
         """(name, operator, precision, form that runs, reason) of each node of the cleaned graph."""
-        quantized = self.plan.intended if self.plan else frozenset()
+        quantized = set(self.plan.intended if self.plan else ())
+        quantized.update(name for members in tables_of(self.graph).values() for name in members)
         kept = self.plan.kept if self.plan else {}
         for _, node in ir.all_nodes(graph):
             fate = self.forms.get(node.name)
@@ -206,9 +208,9 @@ class Refiner:
         return found
 
     def built(self, plan: Plan) -> Candidate:
-        graph = self.compilation.lowered(plan)
+        graph = self.compilation.lowered(plan, self.ctx.statistics)
         optimized = fused.optimize(graph)
-        forms = fused.fates(plan.intended, optimized)
+        forms = fused.fates(plan.intended, optimized, tables_of(graph))
         return Candidate(graph, plan, forms, optimized.histogram())
 
     def without(self, candidate: Candidate, nodes: dict[str, str], action: str, reason: str) -> Candidate:
@@ -224,7 +226,7 @@ class Refiner:
         compilation = self.compilation
         for _ in range(MOST_ROUNDS):
             assert candidate.plan is not None
-            regions = regions_of(candidate.plan)
+            regions = regions_of(candidate.plan, tables_of(candidate.graph).values())
             if not regions:
                 break
             plain, coded = self.profile(compilation.graph), self.profile(candidate.graph)
@@ -260,10 +262,13 @@ def reaching(options: Sequence[improve.Option], built: int, decibels: float) -> 
     return next((index for index in enough if index < built), len(options))
 
 
-def regions_of(plan: Plan) -> list[set[str]]:
-    """Groups of nodes that read the same tensors in codes: each can be given back to float on its own."""
+def regions_of(plan: Plan, tables: Iterable[Sequence[str]] = ()) -> list[set[str]]:
+    """Groups of nodes that read the same tensors in codes, or that a table stands for: each can be given back to float
+    on its own."""
     links: nx.Graph = nx.Graph()
     links.add_nodes_from(plan.intended)
     for sites in plan.tensors().values():
         nx.add_path(links, [site.node for site in sites if site.node in plan.intended])
+    for members in tables:
+        nx.add_path(links, [name for name in members if name in plan.intended])
     return [set(group) for group in nx.connected_components(links)]

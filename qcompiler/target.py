@@ -70,7 +70,8 @@ class Operator:
     ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: one of ``QUANTIZED``
     where it is for such precisions only.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
-    it must share the input's parameters). ``when``: attribute values it holds for.
+    it must share the input's parameters), ``tabulated`` (placement's own: looked up in a table). ``when``: attribute
+    values it holds for.
     """
 
     op: str
@@ -91,8 +92,8 @@ class Operator:
     least_channels: int = 0
     least_rows: int = 0
     ops: str = OPS[0]
-
     quantize: str = ""
+
     @property
     def heavy(self) -> bool:
         """Whether it is worth quantizing for its own sake, not only for its neighbours'."""
@@ -118,6 +119,8 @@ class Target:
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
+    ``elementwise``: operators that compute each value from those in the same place; with our own operators, what they
+    make of one tensor in codes is one table.
     """
 
     name: str
@@ -139,10 +142,11 @@ class Target:
     refused: Mapping[str, str] = field(default_factory=dict)
     domains: tuple[str, ...] = ()
     ops: str = OPS[0]
+    kind: Precision | None = None
+    elementwise: tuple[str, ...] = ()
 
     def at(self, precision: str, ops: str = OPS[0]) -> Target:
         """The target with a precision's schemes in place of its own, made of these operators. Raises TargetError when
-    kind: Precision | None = None
         it has no such precision, or takes no operators of ours."""
         if precision not in self.precisions:
             fix = f"use one of {', '.join(self.precisions)}"
@@ -157,12 +161,9 @@ class Target:
             activation=chosen.activation or self.activation,
             weight=chosen.weight or self.weight,
             ops=ops,
+            kind=chosen,
         )
 
-    @property
-            kind=chosen,
-    def without_samples(self) -> str:
-        """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
     def with_weights(self, block: str = "", *, zero_points: bool = False) -> Target:
         """The target with weights in blocks of this size or, for ``channel``, with one scale a channel; its own where
         that is empty. ``zero_points``: ranges need not be the same on both sides of zero.
@@ -183,6 +184,9 @@ class Target:
         weight = Scheme("uint4", False) if zero_points else weight
         return replace(self, weight=replace(weight, granularity=granularity))
 
+    @property
+    def without_samples(self) -> str:
+        """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
         name = next((name for name, one in self.precisions.items() if one.quantize in ("dynamic", "weights")), "")
         return f", or use the precision {name}, which needs none" if name else ""
 
@@ -191,20 +195,27 @@ class Target:
         for entry in self.operators:
             if entry.ops not in (OPS[0], self.ops) or not entry.matches(node):
                 continue
+            if entry.quantize and (self.kind is None or self.kind.quantize != entry.quantize):
+                continue
             if entry.weight is not None:
                 has_weight = entry.weight < len(node.inputs) and isinstance(node.inputs[entry.weight], gs.Constant)
                 if not has_weight or not is_float(node.inputs[entry.weight]):
-            if entry.quantize and (self.kind is None or self.kind.quantize != entry.quantize):
-                continue
                     continue
             return entry
         return None
+
+    def tabulates(self, op: str) -> bool:
+        """Whether what the operator computes of one tensor in codes is looked up in a table."""
+        return self.ops == "native" and op in self.elementwise
 
     def weight_scheme(self, entry: Operator, rank: int) -> Scheme:
         """The weight's scheme: one scale an index of the operator's axis, one in all where it has none. Blocks run
         along a matrix's other axis."""
         if entry.weight_axis is None or entry.weight_axis >= rank:
             return self.weight
+        if isinstance(self.weight.granularity, PerBlock):
+            axis = 1 - entry.weight_axis if rank == 2 else self.weight.granularity.axis
+            return replace(self.weight, granularity=replace(self.weight.granularity, axis=axis))
         return Scheme(self.weight.dtype, self.weight.symmetric, PerAxis(entry.weight_axis), self.weight.bits)
 
 
@@ -212,9 +223,6 @@ def is_float(tensor: gs.Tensor) -> bool:
     """Whether the tensor is float32, the one type that 8-bit kernels exchange with; an unknown type counts as yes."""
     if isinstance(tensor, gs.Constant):
         return tensor.values.dtype == np.float32
-        if isinstance(self.weight.granularity, PerBlock):
-            axis = 1 - entry.weight_axis if rank == 2 else self.weight.granularity.axis
-            return replace(self.weight, granularity=replace(self.weight.granularity, axis=axis))
     return tensor.dtype is None or np.dtype(tensor.dtype) == np.float32
 
 
@@ -263,6 +271,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
         if entry.bias is not None:
             parts.append(f"bias {entry.bias}")
         parts.append(f"output {entry.output}")
+        if entry.quantize:
+            parts.append(f"where the precision quantizes {entry.quantize}")
         if entry.ops != OPS[0]:
             parts.append(f"with {entry.ops} operators")
         yield f"{entry.op} ({condition})" if condition else entry.op, ", ".join(parts)
@@ -270,8 +280,6 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
         yield op, f"refused: {reason}"
     for op, reason in target.absorbed.items():
         yield op, f"absorbed: {reason}"
-        if entry.quantize:
-            parts.append(f"where the precision quantizes {entry.quantize}")
     for op, reason in target.excluded.items():
         yield op, f"float: {reason}"
 
@@ -293,7 +301,7 @@ def _folder() -> Any:
 
 
 _KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded"}
-_KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "observer", "refused", "domains"}
+_KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "observer", "refused", "domains", "elementwise"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 
@@ -343,6 +351,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             observer=data.get("observer", "mse"),
             refused=data.get("refused", {}),
             domains=tuple(data.get("domains", ())),
+            elementwise=tuple(data.get("elementwise", ())),
         )
     except KeyError as error:
         raise TargetError(f"the field {error} is missing", where=where) from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from qcompiler import ir
+from qcompiler import ir, tables
 from qcompiler.runtime import session
 
 
@@ -61,8 +61,11 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def fates(names: Iterable[str], optimized: Optimized) -> dict[str, Fate]:
-    """The fate of each named node of the graph that was handed to the runtime.
+def fates(
+    names: Iterable[str], optimized: Optimized, looked_up: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Fate]:
+    """The fate of each named node of the graph that was handed to the runtime, and of each that a table of it stands
+    for; ``looked_up`` holds these by the table's name.
 
     The runtime keeps a node's name when it replaces the node, sometimes with ``_token_N`` or ``/NAME`` behind it. A
     node is fused unless one of its inputs is still dequantized right before it.
@@ -85,6 +88,10 @@ def fates(names: Iterable[str], optimized: Optimized) -> dict[str, Fate]:
             if dequantized:
                 found[name] = Fate(name, node.op_type, False, f"'{dequantized[0]}' is dequantized before it")
                 break
+    for table, members in (looked_up or {}).items():
+        why = f"in one table with the nodes up to '{members[-1]}'" if len(members) > 1 else ""
+        if table in by_name:
+            found.update({name: Fate(name, tables.OPERATOR, True, why) for name in members if name not in by_name})
     return found
 
 
