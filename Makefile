@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-fetched | lint | dev | bench | clean
+# make demo | test | test-slow | test-fetched | test-browser | lint | dev | bench | clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +9,7 @@ PYTEST  = $(BIN)/pytest
 # An editable install sees edited and new Python files by itself; it must be repeated for what these files decide.
 INSTALL_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find qcompiler/native -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: demo test test-slow test-fetched lint dev bench clean
+.PHONY: demo test test-slow test-fetched test-browser lint dev bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,13 +35,17 @@ lint: $(STAMP)
 	    $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache --config $(CURDIR)/pyproject.toml
 
 test: lint
-	$(PYTEST) -m "not slow and not fetched"
+	$(PYTEST) -m "not slow and not fetched and not browser"
 
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not fetched"
 
 test-fetched: $(STAMP)
 	$(PYTEST) -m fetched
+
+# Fails where no browser is found: apt-get install chromium, or BROWSER=/path/to/one.
+test-browser: $(STAMP)
+	$(PYTEST) -m browser
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py

@@ -63,6 +63,7 @@ class Options:
     limit: int | None = None
     images: ImageOptions | None = None
     timing: bool = True
+    details: bool = False
     passes: tuple[str, ...] = ()
     threads: int = 1
     samples: int = 64
@@ -456,7 +457,8 @@ class Compilation:
     def finish(
         self, statistics: calibrate.Statistics | None, candidate: Candidate, found: Measured, warnings: list[str]
     ) -> Result:
-        return Result(candidate.graph, candidate.plan, statistics, report_of(self, candidate, found, warnings))
+        report = report_of(self, candidate, found, warnings, statistics)
+        return Result(candidate.graph, candidate.plan, statistics, report)
 
     def diagnostics(self) -> list[Diagnostic]:
         return [d for run in self.runs for d in run.result.diagnostics]

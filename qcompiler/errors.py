@@ -54,6 +54,10 @@ class VerificationError(QCompilerError):
     """A result does not hold: structure, numbers, or a bound that the user gave."""
 
 
+class ReportError(QCompilerError):
+    """A report is damaged, of another version, or no report."""
+
+
 class MetricError(QCompilerError):
     """A metric failed, or has nothing to say about this model."""
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from qcompiler.cli import calibrating, compare, compiling, engines, merging, sensitivity, showing, statistics
+from qcompiler.cli import calibrating, compare, compiling, engines, merging, report, sensitivity, showing, statistics
 from qcompiler.errors import QCompilerError
 
 
@@ -25,7 +25,7 @@ def cli() -> None:
     """
 
 
-for topic in (compiling, calibrating, merging, statistics, compare, sensitivity, engines, showing):
+for topic in (compiling, calibrating, merging, statistics, compare, sensitivity, engines, report, showing):
     for command in topic.COMMANDS:
         cli.add_command(command)
 

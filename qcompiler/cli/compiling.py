@@ -74,7 +74,7 @@ reporting_options = shared.together(
 @click.option("--external/--embed", default=None, help="Weights in a file beside the model, or in it [by size].")
 @pipeline_options
 @click.option("--bisect", is_flag=True, help="Find the first pass after which the outputs leave the source.")
-@click.option("--report", metavar="FILE.json", help="Write the whole report there.")
+@click.option("--report", metavar="FILE.json|FILE.html", help="Write the whole report there, as data or as a page.")
 @click.option("--verbose", is_flag=True, help="Report each node and pass.")
 @reporting_options
 def compile_command(model: str, output: str | None, **given: Any) -> None:
@@ -93,7 +93,7 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
     shared.check_outputs((output, given["report"]), files)
 
     from qcompiler.calibrate import Statistics
-    from qcompiler.ir import written_beside
+    from qcompiler.cli.report import write
     from qcompiler.plan import Plan
     from qcompiler.report.text import passes, render
 
@@ -121,8 +121,7 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
         with job.stages("save"):
             result.save(output, external=given["external"])
     if given["report"]:
-        with written_beside(given["report"]) as file:
-            file.write(result.report.to_json().encode())
+        write(result.report, given["report"])
     if not given["quiet"]:
         console = shared.console()
         console.print(render(result.report, verbose=given["verbose"]))
@@ -249,6 +248,7 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
             limit=given["limit"],
             images=shared.image_options(given),
             timing=not given.get("no_timing", False),
+            details=bool(given.get("report")),
             passes=given["passes"],
             threads=given.get("threads", 1),
             after=after,

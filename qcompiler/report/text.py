@@ -58,7 +58,9 @@ def gain(report: Report) -> Table:
     if report.source_bytes:
         share = 100 * report.compiled_bytes / report.source_bytes
         made.add_row("weights", megabytes(report.source_bytes), megabytes(report.compiled_bytes), f"{share:.0f} %")
-    speed = report.speed
+    speed, memory = report.speed, report.memory
+    if memory is not None:
+        made.add_row("memory", megabytes(memory.source_bytes), megabytes(memory.compiled_bytes), "a process's peak")
     if speed is not None:
         made.add_row("time a run", f"{speed.source_ms:.3g} ms", f"{speed.compiled_ms:.3g} ms", _speedup(speed))
     return made

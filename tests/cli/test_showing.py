@@ -15,7 +15,9 @@ from onnx import numpy_helper
 
 from qcompiler import registry
 
-COMMANDS = ("bench", "calibrate", "compile", "inspect", "merge", "passes", "plan", "stats", "targets", "verify")
+COMMANDS = (
+    "bench", "calibrate", "compile", "inspect", "merge", "passes", "plan", "report", "stats", "targets", "verify"
+)  # fmt: skip
 
 
 def test_inspect(folder: Path) -> None:
