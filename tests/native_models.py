@@ -122,3 +122,24 @@ def table_lookup_model(table: np.ndarray, codes: type = np.uint8, constant: bool
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def lookups_model(
+    lookups: dict[str, tuple[str, np.ndarray]], outputs: list[str], shape: list[int | str | None] | None
+) -> bytes:
+    """X, uint8, in; each entry of ``lookups`` is a tensor's name, what it is looked up from, and the table."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("TableLookup", [x, f"{y}_table"], [y], domain=native.DOMAIN)
+            for y, (x, _) in lookups.items()
+        ],
+        "lookups",
+        [helper.make_tensor_value_info("X", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info(y, helper.np_dtype_to_tensor_dtype(lookups[y][1].dtype), None)
+            for y in outputs
+        ],
+        [numpy_helper.from_array(table, f"{y}_table") for y, (_, table) in lookups.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()

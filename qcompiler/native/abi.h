@@ -49,13 +49,16 @@ struct Api {
   Status*(QCOMPILER_ORT_CALL* AddCustomOpDomain)(SessionOptions* options, CustomOpDomain* domain) noexcept;  // slot 28
   Unused slots_29_to_51[22];
   Status*(QCOMPILER_ORT_CALL* GetTensorMutableData)(Value* value, void** out) noexcept;  // slot 51
-  Unused slots_52_to_60[8];
+  Unused slots_52_to_58[6];
+  Status*(QCOMPILER_ORT_CALL* SetTensorElementType)(TensorTypeAndShapeInfo* info, ElementType type) noexcept;  // slot 58
+  Unused slot_59[1];
   Status*(QCOMPILER_ORT_CALL* GetTensorElementType)(const TensorTypeAndShapeInfo* info,
                                                     ElementType* out) noexcept;  // slot 60
   Status*(QCOMPILER_ORT_CALL* GetDimensionsCount)(const TensorTypeAndShapeInfo* info, std::size_t* out) noexcept;  // slot 61
   Status*(QCOMPILER_ORT_CALL* GetDimensions)(const TensorTypeAndShapeInfo* info, std::int64_t* dimensions,
                                              std::size_t rank) noexcept;  // slot 62
-  Unused slot_63[1];
+  Status*(QCOMPILER_ORT_CALL* GetSymbolicDimensions)(const TensorTypeAndShapeInfo* info, const char** names,
+                                                     std::size_t rank) noexcept;  // slot 63
   Status*(QCOMPILER_ORT_CALL* GetTensorShapeElementCount)(const TensorTypeAndShapeInfo* info,
                                                           std::size_t* out) noexcept;  // slot 64
   Status*(QCOMPILER_ORT_CALL* GetTensorTypeAndShape)(const Value* value, TensorTypeAndShapeInfo** out) noexcept;  // slot 65
@@ -91,7 +94,13 @@ struct Api {
   Status*(QCOMPILER_ORT_CALL* KernelInfoGetConstantInput_tensor)(const KernelInfo* info, std::size_t index,
                                                                  int* is_constant,
                                                                  const Value** out) noexcept;  // slot 249
-  Unused slots_250_to_274[24];
+  Unused slots_250_to_268[18];
+  Status*(QCOMPILER_ORT_CALL* ShapeInferContext_GetInputTypeShape)(const ShapeInferContext* context, std::size_t index,
+                                                                   TensorTypeAndShapeInfo** out) noexcept;  // slot 268
+  Unused slot_269[1];
+  Status*(QCOMPILER_ORT_CALL* ShapeInferContext_SetOutputTypeShape)(
+      const ShapeInferContext* context, std::size_t index, const TensorTypeAndShapeInfo* info) noexcept;  // slot 270
+  Unused slots_271_to_274[3];
   Status*(QCOMPILER_ORT_CALL* KernelContext_ParallelFor)(const KernelContext* context,
                                                          void (*function)(void* data, std::size_t index),
                                                          std::size_t total, std::size_t batches,

@@ -1,7 +1,11 @@
 #include "ort_call.h"
 
+#include <atomic>
+
 namespace qcompiler {
 namespace {
+
+std::atomic<const ort::Api*> g_api{nullptr};
 
 // Functions that write a text take a buffer and its size, and say the size when there is no buffer.
 template <typename Read>
@@ -64,6 +68,30 @@ std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, c
   std::string text;
   const auto read = [&](char* out, std::size_t* size) { return api.KernelInfoGetAttribute_string(info, name, out, size); };
   return read_text(api, read, text) ? text : otherwise;
+}
+
+const ort::Api& api_in_use() { return *g_api.load(std::memory_order_acquire); }
+void use_api(const ort::Api& api) { g_api.store(&api, std::memory_order_release); }
+
+void infer_output(const ort::Api& api, ort::ShapeInferContext* context, std::size_t typed) {
+  ort::TensorTypeAndShapeInfo* output = nullptr;  // the context's own, of input 0 until it gets its type
+  ort::TensorTypeAndShapeInfo* other = nullptr;
+  check(api.ShapeInferContext_GetInputTypeShape(context, 0, &output));
+  check(api.ShapeInferContext_GetInputTypeShape(context, typed, &other));
+  std::size_t rank = 0;
+  check(api.GetDimensionsCount(output, &rank));
+  if (rank == 0) return;  // what a shape of which nothing is known looks like too
+  std::vector<std::int64_t> sizes(rank);
+  std::vector<const char*> names(rank);
+  check(api.GetDimensions(output, sizes.data(), rank));
+  check(api.GetSymbolicDimensions(output, names.data(), rank));
+  for (std::size_t i = 0; i < rank; ++i) {
+    if (sizes[i] < 0 && *names[i] == '\0') return;  // ONNX Runtime would take -1 for a size
+  }
+  ort::ElementType type{};
+  check(api.GetTensorElementType(other, &type));
+  check(api.SetTensorElementType(output, type));
+  check(api.ShapeInferContext_SetOutputTypeShape(context, 0, output));
 }
 
 std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op) {

@@ -62,6 +62,14 @@ Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::siz
 std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise);
 std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise);
 
+// For callbacks that are given no API: that of the runtime which registered the library last.
+const ort::Api& api_in_use();
+void use_api(const ort::Api& api);
+
+// Tells ONNX Runtime, as far as it is known when a session is made, that output 0 has the shape of input 0 and the type of
+// the input `typed`.
+void infer_output(const ort::Api& api, ort::ShapeInferContext* context, std::size_t typed);
+
 // "qcompiler::OPERATOR, node 'NAME'", or its output where the node has no name.
 std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op);
 

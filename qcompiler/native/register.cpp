@@ -11,6 +11,7 @@
 #include "isa.h"
 #include "matmul_int4_op.h"
 #include "observe_op.h"
+#include "ort_call.h"
 #include "table_lookup_op.h"
 
 namespace qcompiler {
@@ -60,6 +61,7 @@ QCOMPILER_EXPORT qcompiler::ort::Status* QCOMPILER_ORT_CALL RegisterCustomOps(
     const qcompiler::Isa* isa = qcompiler::select_isa(std::getenv("QCOMPILER_ISA"), error);
     if (isa == nullptr) return api->CreateStatus(ort::kInvalidArgument, error.c_str());
     qcompiler::use_isa(*isa);
+    qcompiler::use_api(*api);
     return qcompiler::add_domain(*api, options);
   } catch (const std::exception& error) {
     return api->CreateStatus(ort::kRuntimeException, error.what());

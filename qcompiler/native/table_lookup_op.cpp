@@ -103,11 +103,14 @@ class TableLookupKernel {
       return;
     }
     in_shares(context, layout.count, sizeof(Entry), [&](std::size_t begin, std::size_t end) {
+      std::size_t channel = begin / layout.inner % layout.channels;
+      std::size_t left = layout.inner - begin % layout.inner;  // of this channel
       while (begin < end) {
-        const std::size_t plane = begin / layout.inner;
-        const std::size_t part = std::min(end, (plane + 1) * layout.inner) - begin;
-        kernel(x + begin, part, tables + plane % layout.channels * kTableEntries, y + begin);
+        const std::size_t part = std::min(left, end - begin);
+        kernel(x + begin, part, tables + channel * kTableEntries, y + begin);
         begin += part;
+        left = layout.inner;
+        channel = channel + 1 == layout.channels ? 0 : channel + 1;
       }
     });
   }
@@ -154,6 +157,18 @@ TableLookupOp make(ort::ElementType codes, ort::ElementType entries) {
     return static_cast<const TableLookupOp*>(self)->entries;
   };
   op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.InferOutputShapeFn = [](const ort::CustomOp*, ort::ShapeInferContext* context) {
+    const ort::Api& api = api_in_use();
+    return guarded(api, [&] { infer_output(api, context, kTableInput); });
+  };
+  if (entries != ort::kFloat) {  // Y may be written over X where nobody else needs X
+    op.GetMayInplace = [](int** input, int** output) -> std::size_t {
+      static int first = 0;
+      *input = *output = &first;
+      return 1;
+    };
+    op.ReleaseMayInplace = [](int*, int*) {};
+  }
   op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
   op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
   op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from native_models import gather_int4_model, matmul_int4_model, observing_model, random_int4_weights
+from native_models import (
+    gather_int4_model,
+    lookups_model,
+    matmul_int4_model,
+    observing_model,
+    random_int4_weights,
+    table_lookup_model,
+)
 from onnx import TensorProto
 
 from qcompiler import native
@@ -40,23 +47,23 @@ assert {int(bin): int(counts[bin]) for bin in counts.nonzero()[0]} == {0x3F80: 1
 print("counted with", version)
 """
 
-INT4_USER = """
+OPERATORS_USER = """
 import sys
 import numpy as np, onnxruntime as ort
-path, version, folder = sys.argv[1:]
+path, version, folder = sys.argv[1:4]
 assert ort.__version__ == version
 options = ort.SessionOptions()
 options.register_custom_ops_library(path)
-for name in ("float32", "float16", "float16-scales", "gather", "float32-and-bias"):
+for name in sys.argv[4:]:
     session = ort.InferenceSession(f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"])
     there = np.load(f"{folder}/{name}.npz")
-    y = session.run(None, {"A": there["A"]})[0]
+    y = session.run(None, {session.get_inputs()[0].name: there["A"]})[0]
     assert y.dtype == there["Y"].dtype and np.array_equal(y, there["Y"]), name
 try:
     ort.InferenceSession(f"{folder}/bad.onnx", options, providers=["CPUExecutionProvider"])
 except Exception as error:
     print(error)
-print("multiplied with", version)
+print("computed with", version)
 """
 
 
@@ -74,35 +81,43 @@ def test_observe_runs_in_older_runtimes(version: str, tmp_path: Path) -> None:
     assert f"counted with {version}" in ran.stdout
 
 
-def int4_models() -> dict[str, tuple[bytes, np.ndarray]]:
+def operator_models() -> dict[str, tuple[bytes, np.ndarray]]:
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     weights = random_int4_weights(64, 40, 32, zero_points=True)
     half_scales = random_int4_weights(64, 40, 32, zero_points=True, scales=np.float16)
     a = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
     bias = np.ones(40, np.float32)
+    table, entries = np.arange(256, dtype=np.float32), np.arange(255, -1, -1).astype(np.uint8).view(np.int8)
+    codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     return {
         "float32": (matmul_int4_model(random_int4_weights(64, 40, 0)), a),
         "float16": (matmul_int4_model(half_scales, element=half), a.astype(np.float16)),
         "float16-scales": (matmul_int4_model(half_scales, element=single), a),
         "float32-and-bias": (matmul_int4_model(weights, bias), a),
         "gather": (gather_int4_model(half_scales), np.array([3, -1])),
+        "lookup": (table_lookup_model(table), codes),
+        "lookup-by-channel": (table_lookup_model(np.stack([table, -table]), axis=-2), codes),
+        "lookups": (lookups_model({"A": ("X", entries), "Y": ("A", table)}, ["Y"], ["n", 2, 3]), codes),
     }
 
 
 @pytest.mark.parametrize("version", ["1.18.0", "1.20.1", "1.22.1"])
-def test_int4_runs_in_older_runtimes(version: str, tmp_path: Path) -> None:
+def test_the_others_run_in_older_runtimes(version: str, tmp_path: Path) -> None:
     options = ort.SessionOptions()
     native.register_custom_ops(options)
-    for name, (model, a) in int4_models().items():
+    models = operator_models()
+    for name, (model, a) in models.items():
         (tmp_path / f"{name}.onnx").write_bytes(model)
-        np.savez(tmp_path / f"{name}.npz", A=a, Y=ort.InferenceSession(model, options).run(None, {"A": a})[0])
+        session = ort.InferenceSession(model, options)
+        np.savez(tmp_path / f"{name}.npz", A=a, Y=session.run(None, {session.get_inputs()[0].name: a})[0])
     (tmp_path / "bad.onnx").write_bytes(matmul_int4_model(random_int4_weights(64, 40, 32), K=65))
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", f"onnxruntime=={version}", "numpy<2"], check=True)
     ran = subprocess.run(
-        [python, "-c", INT4_USER, native.library_path(), version, tmp_path], capture_output=True, text=True, check=False
+        [python, "-c", OPERATORS_USER, native.library_path(), version, tmp_path, *models],
+        capture_output=True, text=True, check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert f"multiplied with {version}" in ran.stdout
+    assert f"computed with {version}" in ran.stdout
     assert "qcompiler::MatMulInt4, node 'product': K = 65 is not a multiple of block_size = 32" in ran.stdout

@@ -9,9 +9,8 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_models import table_lookup_model
+from native_models import lookups_model, table_lookup_model
 from native_sessions import isas_here
-from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler import native
 
@@ -134,26 +133,26 @@ def test_threads_change_nothing(entries: type, axis: int) -> None:
             assert same_bits(session(model, threads).run(None, {"X": x})[0], expected(x, table, axis))
 
 
-def test_a_chain_of_lookups() -> None:
-    # Between nodes, ONNX Runtime may give one memory to several tensors.
-    tables = [random_table(entries=np.uint8) for _ in range(4)]
-    nodes = [
-        helper.make_node("TableLookup", [f"t{i}", f"table{i}"], [f"t{i + 1}"], domain=native.DOMAIN) for i in range(4)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("t0", TensorProto.UINT8, ["n"])],
-        [helper.make_tensor_value_info("t4", TensorProto.UINT8, ["n"])],
-        [numpy_helper.from_array(np.roll(table, i), f"table{i}") for i, table in enumerate(tables)],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+@pytest.mark.parametrize("shape", [[5003], ["n"], None])
+def test_codes_that_are_needed_again_are_not_written_over(shape: list | None) -> None:
+    a, b, c, d = (np.roll(random_table(), i) for i in range(4))
+    lookups = {"A": ("X", a), "B": ("A", b.view(np.int8)), "C": ("B", c), "D": ("B", d.astype(np.float32))}
+    runner = session(lookups_model(lookups, ["C", "D"], shape))
     x = np.random.default_rng(4).integers(0, 256, 5003, dtype=np.uint8)
-    y = x
-    for i, table in enumerate(tables):
-        y = np.roll(table, i)[y]
-    assert same_bits(session(model).run(None, {"t0": x})[0], y)
+    y = runner.run(None, {"X": x})
+    assert same_bits(y[0], c[b[a[x]]])
+    assert same_bits(y[1], d[b[a[x]]].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "known"), [([2, 3], [2, 3]), (["n", 3], ["n", 3]), ([None, 3], []), ([], []), (None, [])]
+)
+def test_the_runtime_knows_the_shape_that_x_has(given: list | None, known: list) -> None:
+    lookups = {"A": ("X", random_table(entries=np.int8)), "Y": ("A", random_table(entries=np.float32))}
+    runner = session(lookups_model(lookups, ["Y"], given))
+    assert runner.get_outputs()[0].shape == known
+    x = np.zeros([2, 3] if given != [] else [], np.uint8)
+    assert runner.run(None, {"X": x})[0].shape == x.shape
 
 
 @pytest.mark.parametrize("shape", [(), (255,), (257,), (1,), (3, 255), (256, 3), (1, 3, 256), (0,)])
