@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from onnx import TensorProto
 
-from qcompiler import ir
+from qcompiler import ir, microscaling
 from qcompiler.errors import PassError
 from qcompiler.four_bits import Codes
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
@@ -23,6 +24,8 @@ class Lower(Pass):
        of its own, as fusions want it; readers in float share one.
     2. A constant is stored as codes once for each distinct representation, and each of its sites gets a DQ.
     3. A quantized graph output keeps its name: it is what the DQ returns.
+    4. Where the scales of blocks are codes, a DQ makes them of these codes. Those of a computed tensor are found in
+       each run, by TensorRT's own operator, since ONNX has none.
 
     Dynamic sites are ``lower_dynamic``'s.
     """
@@ -59,11 +62,22 @@ class _Writer:
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         self.home = {node: inner for inner, node in ir.all_nodes(graph)}
         self.graphs = list(ir.all_graphs(graph))
+        self.blocks: dict[ir.Tensor, tuple[ir.Tensor, np.ndarray]] = {}
+        """Scales of blocks that are codes, with their own scale, by the tensor whose they are."""
         self.written = 0
 
     def write(self, name: str, quant: TensorQuant, uses: list[Site]) -> None:
         tensor = self.tensors[name]
-        codes = self.stored(tensor, quant) if ir.is_constant(tensor) else self.quantized(tensor, quant)
+        if ir.is_constant(tensor):
+            codes: ir.Tensor = self.stored(tensor, quant)
+            if quant.scheme.scaled_twice:
+                assert quant.scale is not None
+                scales, scale = microscaling.split(quant.scale)
+                self.blocks[codes] = ir.Constant(self.namer(f"{name}_block_scales"), scales), np.asarray(scale)
+        elif quant.scheme.scaled_twice:
+            codes = self.quantized_by_block(tensor, quant, uses)
+        else:
+            codes = self.quantized(tensor, quant)
         shared: dict[ir.Graph, ir.Variable] = {}
         for site in uses:
             if site.node:
@@ -106,6 +120,42 @@ class _Writer:
         self.written += 1
         return codes
 
+    def quantized_by_block(self, tensor: ir.Variable, quant: TensorQuant, uses: list[Site]) -> ir.Variable:
+        granularity = quant.scheme.granularity
+        assert isinstance(granularity, PerBlock) and quant.scale is not None
+        source = self.measured(tensor, uses)
+        shape = list(source.shape)
+        codes = ir.Variable(self.namer(f"{tensor.name}_quantized"), np.dtype(quant.scheme.dtype), list(shape))
+        shape[granularity.axis] //= granularity.size
+        scales = ir.Variable(self.namer(f"{tensor.name}_block_scales"), np.dtype("float8_e4m3fn"), shape)
+        self.blocks[codes] = scales, quant.scale
+        node = ir.Node(
+            "TRT_FP4DynamicQuantize",
+            self.namer(f"{tensor.name}_DynamicQuantize"),
+            {**_axis(quant), "scale_type": int(TensorProto.FLOAT8E4M3FN)},
+            inputs=[source, ir.Constant(self.namer(f"{tensor.name}_scale"), quant.scale)],
+            outputs=[codes, scales],
+            domain="trt",
+        )
+        ir.home_of(tensor, self.graph).nodes.append(node)
+        self.written += 1
+        return codes
+
+    def measured(self, tensor: ir.Variable, uses: list[Site]) -> ir.Variable:
+        """The tensor with a last axis whose length is known: the builder must know how many blocks there are."""
+        if isinstance(tensor.shape[-1], int):
+            return tensor
+        weight, quant = next((s, q) for s, q in self.plan.sites.items() if s.node == uses[0].node and s.index == 1)
+        granularity = quant.scheme.granularity
+        assert isinstance(granularity, PerBlock)
+        length = self.tensors[weight.tensor].shape[granularity.axis]
+        shape = [0] * (len(tensor.shape) - 1) + [length]
+        result = ir.Variable(self.namer(f"{tensor.name}_measured"), tensor.dtype, [*tensor.shape[:-1], length])
+        sizes = ir.Constant(self.namer(f"{tensor.name}_sizes"), np.array(shape, np.int64))
+        node = ir.Node("Reshape", self.namer(f"{tensor.name}_Reshape"), inputs=[tensor, sizes], outputs=[result])
+        ir.home_of(tensor, self.graph).nodes.append(node)
+        return result
+
     def dequantized(
         self, name: str, codes: ir.Tensor, quant: TensorQuant, graph: ir.Graph, like: ir.Tensor
     ) -> ir.Variable:
@@ -114,12 +164,24 @@ class _Writer:
             "DequantizeLinear",
             self.namer(f"{name}_DequantizeLinear"),
             _axis(quant),
-            inputs=[codes, *self.parameters(name, quant)],
+            inputs=[codes, *(self.block_scale(name, codes, graph) or self.parameters(name, quant))],
             outputs=[value],
         )
         graph.nodes.append(node)
         self.written += 1
         return value
+
+    def block_scale(self, name: str, codes: ir.Tensor, graph: ir.Graph) -> list[ir.Variable]:
+        """The scales of its blocks where these are codes, made by a DQ of its own; else nothing."""
+        if codes not in self.blocks:
+            return []
+        scales, scale = self.blocks[codes]
+        value = ir.Variable(self.namer(f"{name}_block_scale"), np.dtype(np.float32), scales.shape)
+        one = ir.Constant(self.namer(f"{name}_scale"), scale)
+        node_name = self.namer(f"{name}_block_DequantizeLinear")
+        graph.nodes.append(ir.Node("DequantizeLinear", node_name, inputs=[scales, one], outputs=[value]))
+        self.written += 1
+        return [value]
 
     def parameters(self, name: str, quant: TensorQuant) -> list[ir.Constant]:
         assert quant.scale is not None and quant.zero_point is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +40,8 @@ class NarrowFloats(Pass):
        stand for "never", do not count;
     2. nodes with a constant beyond that number, or one so small that it would become zero (the 1e-12 that keeps a
        division from 0/0); but constants from 1e9 on become the largest number, since they stand for "never";
-    3. operators that ONNX has no narrow form of, those of other domains, and those with bodies, which stay as they are;
+    3. operators that ONNX has no narrow form of, those of domains that the target does not name, and those with bodies,
+       which stay as they are;
     4. Q and DQ of computed tensors whose scale a float16 would round to a few bits. A weight's codes are instead
        computed anew for its rounded scales.
 
@@ -66,7 +67,8 @@ class NarrowFloats(Pass):
         unknown = next((name for name, tensor in ir.all_tensors(graph).items() if _untyped(tensor)), None)
         if unknown is not None:
             return PassResult(0, (Diagnostic(unknown, "is of unknown type: all stays in float32", "refused"),))
-        worker = _Narrower(graph, self, ctx.statistics if isinstance(ctx.statistics, Statistics) else None)
+        statistics = ctx.statistics if isinstance(ctx.statistics, Statistics) else None
+        worker = _Narrower(graph, self, statistics, ctx.target.domains if ctx.target is not None else ())
         worker.run()
         return PassResult(len(worker.narrow), tuple(worker.diagnostics))
 
@@ -80,8 +82,10 @@ def _is_wide(tensor: ir.Tensor) -> bool:
 
 
 class _Narrower:
-    def __init__(self, graph: ir.Graph, options: NarrowFloats, statistics: Statistics | None) -> None:
-        self.graph, self.options, self.statistics = graph, options, statistics
+    def __init__(
+        self, graph: ir.Graph, options: NarrowFloats, statistics: Statistics | None, domains: Container[str]
+    ) -> None:
+        self.graph, self.options, self.statistics, self.domains = graph, options, statistics, domains
         self.type, self.code = TYPES[options.to]
         self.largest = float(ml_dtypes.finfo(self.type).max)
         self.smallest = float(ml_dtypes.finfo(self.type).smallest_subnormal)
@@ -132,9 +136,11 @@ class _Narrower:
         self.widen_bodies(made)
 
     def why_not(self, node: ir.Node) -> str:
-        if node.domain or ir.subgraphs(node):
-            return "an operator of another domain" if node.domain else "it has a body"
-        if not _takes(node, self.graph.opset, self.options.to):
+        if ir.subgraphs(node):
+            return "it has a body"
+        if node.domain and node.domain not in self.domains:
+            return "an operator of another domain"
+        if not node.domain and not _takes(node, self.graph.opset, self.options.to):
             return f"ONNX has no {node.op} of {self.options.to}"
         for tensor in (*node.inputs, *node.outputs):
             if not _is_wide(tensor):
@@ -278,4 +284,6 @@ def _takes(node: ir.Node, opset: int, to: str) -> bool:
 
 def _fixed(node: ir.Node, opset: int) -> list[int]:
     """Inputs that are float32 whatever the node computes in: the scales of Resize, say."""
+    if node.domain:
+        return []
     return [index for index, name, _ in _formals(node, opset) if name == "tensor(float)"]

@@ -25,7 +25,8 @@ from qcompiler.target import Operator, Target, is_float
 class Place(Pass):
     """Static placement from the target's description. Nodes that the plan so far keeps in float are respected.
 
-    1. An operator with a constant weight is quantized for its own sake: its activations, weight and bias.
+    1. An operator with a constant weight is quantized for its own sake: its activations, weight and bias. Where
+       activations have blocks, these run along what is summed over, and no other operator is quantized.
     2. A result that the target only fuses when it is quantized gets a Q that *all* its consumers read through, float
        ones too. A Relu or Clip behind the operator is absorbed into that Q.
     3. A result that may stay float is quantized only where everything that reads it, through operators that merely
@@ -68,6 +69,7 @@ class _Placement:
     def __init__(self, graph: ir.Graph, target: Target, precision: str, kept: Iterable[str]) -> None:
         self.target = target
         self.activations = target.precisions[precision].quantize != "weights"
+        self.weights_alone = not self.activations or isinstance(target.activation.granularity, PerBlock)
         self.kept = set(kept)
         self.outputs = ir.output_tensors(graph)
         self.nodes = [node for _, node in ir.all_nodes(graph)]
@@ -88,7 +90,7 @@ class _Placement:
             entry = self.target.operator(node)
             if entry is not None and entry.attention and not in_attention(node):
                 continue
-            if entry is not None and entry.weight is None and not self.activations:
+            if entry is not None and entry.weight is None and self.weights_alone:
                 continue
             reason = why_not(node, entry, self.target)
             if entry is not None and not reason:
@@ -301,7 +303,14 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
             return f"its weight of {weight.values.size} numbers is too small for four bits to pay"
         if isinstance(block, PerBlock) and weight.values.shape[block.axis] % block.size:
             return f"its {weight.values.shape[block.axis]} terms are no multiple of {block.size}"
+        axes = len(node.inputs[0].shape or ())
+        if isinstance(target.activation.granularity, PerBlock) and axes not in _BLOCK_RANKS:
+            return f"blocks of '{node.inputs[0].name}' cannot be scaled in a run: it has {axes} axes"
     return ""
+
+
+_BLOCK_RANKS = (2, 3)
+"""Axes that a tensor may have whose blocks get their scales in each run."""
 
 
 def rows_of(node: ir.Node) -> int | None:

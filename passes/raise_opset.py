@@ -21,7 +21,7 @@ from qcompiler.passes._edit import constant, operand
 from qcompiler.passes._shape_values import ShapeValues, Size
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
-NEWEST = 21
+NEWEST = 23
 """Up to here every change of every operator has been read; see the test that holds the table against ONNX's own."""
 
 
@@ -40,13 +40,13 @@ class RaiseOpset(Pass):
     6. Attributes and outputs that went away with their default meaning: BatchNormalization, GridSample's mode names,
        Split's number of outputs.
 
-    Everything else that changed between 7 and 21 only takes more types, or more options whose default is the old
+    Everything else that changed between 7 and 23 only takes more types, or more options whose default is the old
     meaning. What comes out is held against ONNX's schemas and against strict shape inference (where the model passed
     that before).
 
     Refused, with the node named: whatever has no counterpart (see the comments at each refusal).
 
-    ``opset``: the oldest operator set that is acceptable, 21 at most.
+    ``opset``: the oldest operator set that is acceptable, 23 at most.
     """
 
     name: ClassVar[str] = "raise-opset"

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from qcompiler import ir, numerics
+from qcompiler import ir, microscaling, numerics
 from qcompiler.calibrate import OBSERVERS, Statistics, TensorStatistics
 from qcompiler.errors import PassError
 from qcompiler.passes._shifts import align
@@ -23,7 +23,7 @@ from qcompiler.scheme import PerAxis, Scheme
 class Solve(Pass):
     """1. Activations: the observer's range over all tensors of a tie, cut where no consumer tells values apart. Where a
        constant is added to codes, steps are chosen so that the sum has the same codes.
-    2. Weights: the largest magnitude of each channel.
+    2. Weights: the largest magnitude of each channel or block. Where a block's scale is a code, the best of a few.
     3. Biases: int32 at exactly scale(activation) · scale(weight); where that would overflow, the channel's weight scale
        is raised until it fits.
 
@@ -67,8 +67,7 @@ class Solve(Pass):
         for site, quant in sites.items():
             tensor = tensors[site.tensor]
             if quant.origin == "unsolved" and ir.is_constant(tensor) and quant.scheme.dtype != "int32":
-                low, high = numerics.weight_range(tensor.values, quant.scheme)
-                sites[site] = quant.solved(*numerics.scale_and_zero_point(low, high, quant.scheme), "weights")
+                sites[site] = quant.solved(*_weight_numbers(tensor.values, quant.scheme), "weights")
         natural = dict(sites)
         for site, quant in list(sites.items()):
             if quant.origin == "unsolved" and quant.scheme.dtype == "int32":
@@ -107,7 +106,16 @@ def range_of(
     return max(low, first), min(high, last)
 
 
+def _weight_numbers(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    if scheme.scaled_twice:
+        scale = microscaling.weight_scales(values, scheme)
+        return scale, np.zeros(scale.shape, np.int64)
+    return numerics.scale_and_zero_point(*numerics.weight_range(values, scheme), scheme)
+
+
 def _covering(quant: TensorQuant, low: float, high: float, origin: str) -> TensorQuant:
+    if quant.scheme.scaled_twice:  # the scales of its blocks are found in each run
+        return quant.solved(np.asarray(microscaling.tensor_scale(max(-low, high))), np.zeros((), np.int64), origin)
     scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quant.scheme)
     if low >= 0.0 and quant.scheme.code_range[1] * float(scale) > high > 0.0:
         # A runtime drops a Clip only if no code stands for more than its upper bound: float32 must not round up.

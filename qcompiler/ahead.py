@@ -17,7 +17,7 @@ from qcompiler.refine import Candidate
 from qcompiler.report import OutputRecord
 from qcompiler.runtime import Feed, session
 from qcompiler.settle import Measured, unfaithful
-from qcompiler.verify import numbers, tensorrt
+from qcompiler.verify import numbers, stand_in, tensorrt
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
@@ -135,7 +135,7 @@ def measured(compilation: Compilation, graph: ir.Graph, feeds: Sequence[Feed]) -
         with (
             compilation.stages("measure"),
             session(compilation.source) as source,
-            session(graph, optimize="none") as compiled,
+            session(stand_in.runnable(graph), optimize="none") as compiled,
         ):
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
     except QCompilerError as error:

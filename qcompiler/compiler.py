@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from qcompiler.report import Report, StageRecord
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
-from qcompiler.target import OPS, Target, load_target
+from qcompiler.target import OPS, Precision, Target, load_target
 from qcompiler.verify.checks import Checks
 
 MOST_MADE_UP = 16
@@ -133,6 +134,16 @@ def operators_for(target: Target, precision: str, wanted: str) -> str:
     return usual if usual == OPS[0] or native.available() else OPS[0]
 
 
+def check_gpu(kind: Precision, precision: str, gpu: str) -> None:
+    """Raises TargetError when a kind of GPU is too old for the precision's types."""
+    numbers = [int(name[2:]) for name in (gpu, kind.least_gpu) if re.fullmatch(r"sm[0-9]+", name)]
+    if len(numbers) == 2 and numbers[0] < numbers[1]:
+        raise TargetError(
+            f"--precision {precision} needs {kind.least_gpu} or later, not {gpu}",
+            fix=f"use --gpu {kind.gpu or kind.least_gpu}, or another precision",
+        )
+
+
 @dataclass
 class _Stages:
     """Times the stages, and tells ``begun`` about each one."""
@@ -178,6 +189,7 @@ class Compilation:
             raise TargetError(
                 f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"
             )
+        check_gpu(self.kind, precision, self.gpu)
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
         self.observers: dict[str, str] = {}
         self.stages = _Stages(options.progress)

@@ -28,7 +28,7 @@ def spread(parameter: np.ndarray, scheme: Scheme, shape: tuple[int, ...]) -> np.
 
 
 def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """Float array to codes of ``scheme.dtype`` (int32 for four-bit types, which numpy lacks). NaN is an error."""
+    """Float array to codes of ``scheme.dtype`` (int32 for four-bit integers, which numpy lacks). NaN is an error."""
     values = np.asarray(values, dtype=np.float32)
     if np.isnan(values).any():
         raise ValueError("cannot quantize NaN")
@@ -37,7 +37,7 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, sche
     low, high = scheme.storage_range if scheme.four_bits else scheme.code_range
     if not scheme.spaced_evenly:
         with np.errstate(over="ignore"):
-            return np.clip(values / step, low, high).astype(ml_dtypes.float8_e4m3fn)
+            return np.clip(values / step, low, high).astype(getattr(ml_dtypes, scheme.dtype))
     with np.errstate(over="ignore"):
         steps = np.rint(values / step)
     codes = np.clip(steps.astype(np.float64) + offset, low, high)

@@ -10,7 +10,9 @@ from qcompiler.errors import PlanError
 OLDEST_OPSET = 13
 """QuantizeLinear and DequantizeLinear know axes since opset 13."""
 
-CodeType = Literal["uint8", "int8", "int32", "uint16", "int16", "uint4", "int4", "float8_e4m3fn"]
+CodeType = Literal[
+    "uint8", "int8", "int32", "uint16", "int16", "uint4", "int4", "float8_e4m3fn", "float4_e2m1fn"
+]  # fmt: skip
 
 _RANGES: dict[str, tuple[int, int]] = {
     "uint8": (0, 255),
@@ -21,6 +23,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "int4": (-8, 7),
     "int32": (-(2**31), 2**31 - 1),
     "float8_e4m3fn": (-448, 448),
+    "float4_e2m1fn": (-6, 6),
 }
 
 
@@ -59,7 +62,7 @@ Granularity = PerTensor | PerAxis | PerBlock
 @dataclass(frozen=True)
 class Scheme:
     """A representation in codes: ``real = scale * (code - zero_point)``. Codes are integers, but for ``float8_e4m3fn``
-    (FP8 Formats for Deep Learning, Micikevicius et al. 2022, table 1).
+    (FP8 Formats for Deep Learning, Micikevicius et al. 2022, table 1) and ``float4_e2m1fn`` (see ``microscaling``).
 
     ``bits`` narrows the codes actually used below what ``dtype`` holds (7-bit weights in an int8 tensor keep x86
     machines without VNNI from saturating in 16 bits).
@@ -96,6 +99,11 @@ class Scheme:
         if self.symmetric and low < 0:
             low = -high
         return low, high
+
+    @property
+    def scaled_twice(self) -> bool:
+        """Whether the scale of a block is a code with a scale itself."""
+        return self.dtype == "float4_e2m1fn"
 
     def __str__(self) -> str:
         bits = f" ({self.bits} bit)" if self.bits is not None else ""

@@ -38,7 +38,8 @@ class Precision:
     """How much of a model gets which types. ``quantize``: one of ``QUANTIZED``; ``floats``: the type of what is left;
     ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None;
     ``ops``: one of ``OPS``, used where nobody says and the library is there. ``least_weights``: the fewest numbers in
-    a weight for few bits to be worth their scales.
+    a weight for few bits to be worth their scales. ``gpu``: built for where none is named, the target's own where
+    empty; ``least_gpu``: the oldest kind that computes with these types.
     """
 
     quantize: str
@@ -48,6 +49,8 @@ class Precision:
     weight: Scheme | None = None
     ops: str = OPS[0]
     least_weights: int = 0
+    gpu: str = ""
+    least_gpu: str = ""
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
@@ -162,6 +165,7 @@ class Target:
             weight=chosen.weight or self.weight,
             ops=ops,
             kind=chosen,
+            gpu=chosen.gpu or self.gpu,
         )
 
     def with_weights(self, block: str = "", *, zero_points: bool = False) -> Target:

@@ -13,6 +13,7 @@ from planned import feeds, weights
 from qcompiler import Options, ir
 from qcompiler.ahead import HALF, between
 from qcompiler.compiler import Result, compile
+from qcompiler.errors import TargetError
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 
@@ -60,6 +61,13 @@ def test_what_runs_on_codes_stays(played: Any) -> None:
     result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
     assert len(given) == 1 and result.plan is not None and result.plan.decisions == ()
     assert result.report.runtime == "tensorrt-rtx 1.7, built for sm80"
+
+
+@pytest.mark.parametrize("precision, gpu, least", [("fp8", "sm80", "sm89"), ("nvfp4", "sm89", "sm100")])
+def test_types_that_a_gpu_lacks_are_refused_before_anything_is_read(precision: str, gpu: str, least: str) -> None:
+    options = Options(timing=False, gpu=gpu)
+    with pytest.raises(TargetError, match=f"--precision {precision} needs {least} or later, not {gpu}; use --gpu sm"):
+        compile("missing.onnx", None, target="tensorrt", precision=precision, options=options)
 
 
 def test_what_the_builder_computes_in_float_gets_no_codes_and_a_reason(played: Any) -> None:

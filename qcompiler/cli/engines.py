@@ -75,7 +75,7 @@ def verify_engine(
 
     from qcompiler import ir
     from qcompiler.data import open_samples, random_samples
-    from qcompiler.verify import tensorrt
+    from qcompiler.verify import stand_in, tensorrt
 
     graph, made = ir.load(source), ir.load(compiled)
     images = shared.image_options(given)
@@ -86,7 +86,7 @@ def verify_engine(
     else:
         samples = random_samples(graph.inputs, given["limit"] or 4)
     feeds = list(islice(samples, PROFILE_FEEDS))
-    errors, unmeasured = agreement(source, compiled, feeds)
+    errors, unmeasured = agreement(source, stand_in.runnable(made), feeds)
     meant, attention = products(made)
     shown: list[dict[str, Any]] = []
     for gpu in given["gpu"] or (target.gpu,):
@@ -119,7 +119,7 @@ def verify_engine(
             raise VerificationError(f"{found}, less than the {given['min_sqnr']:g} dB asked for", where=compiled)
 
 
-def agreement(source: str, compiled: str, feeds: Sequence[Feed]) -> tuple[list[OutputError], str]:
+def agreement(source: str, compiled: ir.Graph, feeds: Sequence[Feed]) -> tuple[list[OutputError], str]:
     """How the outputs agree when ONNX Runtime computes what the files say, or why that is not known."""
     from qcompiler.runtime import session
     from qcompiler.verify import numbers
@@ -199,7 +199,7 @@ def on_gpu(compiled: str, graph: ir.Graph, feeds: Sequence[Feed]) -> str:
     """What running it on this machine's GPU came to, in a line; why not, where it could not be tried."""
     from qcompiler.errors import DependencyError
     from qcompiler.runtime import run, session
-    from qcompiler.verify import tensorrt
+    from qcompiler.verify import stand_in, tensorrt
     from qcompiler.verify.numbers import Comparison
 
     try:
@@ -208,7 +208,7 @@ def on_gpu(compiled: str, graph: ir.Graph, feeds: Sequence[Feed]) -> str:
         return f"not run: {error}"
     names = [tensor.name for tensor in graph.outputs]
     found = Comparison(names)
-    with session(compiled, optimize="none") as plain:
+    with session(stand_in.runnable(graph), optimize="none") as plain:
         for feed, made in zip(feeds, outputs):
             found.add(run(plain, feed, names), [made[name] for name in names])
     worst = min((error.sqnr for error in found.errors()), default=float("inf"))

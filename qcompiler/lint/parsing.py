@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.lint.rule import DQ, STANDARD, Q, Subject, code_type, coded_constant, quantizer, readers, rule, scale_of
+from qcompiler.lint.rule import (
+    DQ,
+    STANDARD,
+    Q,
+    Subject,
+    code_type,
+    coded_constant,
+    dequantizer,
+    quantizer,
+    readers,
+    rule,
+    scale_of,
+)  # fmt: skip
 
 _FOUR_BITS = ("int4", "uint4", "float4_e2m1fn")
 _BLOCKS = {"int4": (64, 128), "float4_e2m1fn": (16,)}
@@ -54,7 +66,7 @@ def biases(subject: Subject) -> Iterator[tuple[str, str]]:
 @rule("T006", "error", "scales must be known when the engine is built", "calibrate: INT8 is not dynamic here")
 def computed_scales(subject: Subject) -> Iterator[tuple[str, str]]:
     for node in subject.ops(Q, DQ):
-        if scale_of(node) is None:
+        if scale_of(node) is None and dequantizer(node.inputs[1]) is None:  # those of NVFP4's blocks are codes
             yield node.name, f"its scale '{node.inputs[1].name}' is computed"
 
 
@@ -93,6 +105,17 @@ def old_types(subject: Subject) -> Iterator[tuple[str, str]]:
 def old_blocks(subject: Subject) -> Iterator[tuple[str, str]]:
     found = ((n.name, f"opset {subject.graph.opset}") for n in subject.ops(Q, DQ) if _bits4(n) or _block(n))
     yield from _since(subject, 21, found)
+
+
+@rule("T018", "error", "FP4 came with opset 23", "raise the opset: qcompiler compile does")
+def old_fp4(subject: Subject) -> Iterator[tuple[str, str]]:
+    def uses() -> Iterator[tuple[str, str]]:
+        for node in subject.ops(Q, DQ):
+            kind = code_type(node)
+            if kind is not None and kind.name == "float4_e2m1fn":
+                yield node.name, f"opset {subject.graph.opset}"
+
+    yield from _since(subject, 23, uses())
 
 
 @rule("T011", "error", "of the FP8 types TensorRT has E4M3", "quantize to float8_e4m3fn")

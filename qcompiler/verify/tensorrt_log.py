@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from qcompiler.errors import VerificationError
 
 HEAD = "Layers:\n"
-CODES = frozenset(("Int8", "FP8", "Int4", "FP4", "E4M3", "E2M1"))
+CODES = frozenset(("Int8", "FP8", "Int4", "FP4", "FP4E2M1", "E4M3", "E2M1"))
 """The builder's names of types of 8 bits and less."""
-WEIGHTS_ALONE = frozenset(("Int4", "FP4", "E2M1"))
+WEIGHTS_ALONE = frozenset(("Int4", "FP4", "FP4E2M1", "E2M1"))
 """Types that weights may have alone."""
 FLOATS = frozenset(("Float", "Half", "BFloat16", "BF16"))
-TYPES = CODES | FLOATS | {"Int32", "Int64", "Bool", "UInt8", "E8M0", "FP8E8M0"}
+TYPES = CODES | FLOATS | {"Int32", "Int64", "Bool", "UInt8", "E8M0", "FP8E8M0", "FP8UE8M0"}
 _FIELDS = ("Name", "LayerType", "Inputs", "Outputs")
 _PRODUCT = re.compile(r"^__myl_\w*(Fc|Conv)")
 """In the name of a generated kernel, which lists what it does."""

@@ -76,6 +76,9 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "INT4 before 21": (
         "T010", ROWS + "{ v = DequantizeLinear<axis = 0, block_size = 64>(m, ms) y = MatMul(x, v) }",
         {"m": codes(64, 64, dtype=INT4), "ms": np.ones((1, 64), np.float32)}, 19),
+    "FP4 before 23": (
+        "T018", ROWS + "{ v = DequantizeLinear<axis = 0, block_size = 16>(m, c) y = MatMul(x, v) }",
+        {"m": codes(64, 64, dtype=ml_dtypes.float4_e2m1fn), "c": np.ones((4, 64), np.float32)}, 21),
     "E5M2": ("T011", PICTURE + "{ " + rounded("x") + CONV + "y = Conv(xd, v) }", {
         "z": np.array(0, ml_dtypes.float8_e5m2), "w": codes(8, 8, 3, 3, dtype=FP8), "wz": np.zeros(8, FP8)}, 21),
     "INT4 activation": (
@@ -170,7 +173,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8+fp16", "fp8", "fp16", "bf16", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int8+fp16", "fp8", "fp16", "bf16", "int4", "nvfp4"])
 @pytest.mark.parametrize("name", GOOD)
 def test_nothing_is_found_in_what_we_compile(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcompiler.verify.tensorrt.installed", lambda: False)

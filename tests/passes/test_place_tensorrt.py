@@ -106,6 +106,22 @@ def test_int4_is_for_weights_in_blocks() -> None:
     assert quant.scheme.dtype == "int4" and quant.scheme.granularity == PerBlock(0, 64)
 
 
+def test_fp4_is_for_products_with_weights() -> None:
+    text = "(float[4,3,64] x) => (float y) { m = MatMul(x, w) r = Relu(m) y = Add(r, r) }"
+    plan = placed(program(text, weights(w=(64, 64))), "nvfp4")
+    assert uses(plan) == {"x": ["MatMul_0:0"], "w": ["MatMul_0:1"]}
+    blocks = {site.tensor: quant.scheme.granularity for site, quant in plan.sites.items()}
+    assert blocks == {"x": PerBlock(-1, 16), "w": PerBlock(0, 16)}
+    assert placed(program(ATTENTION, MASK), "nvfp4").sites == {}
+    assert placed(program("(float[1,3,8,8] x) => (float y) { y = Conv(x, w) }", CONV), "nvfp4").sites == {}
+
+
+def test_blocks_are_scaled_in_a_run_for_two_or_three_axes() -> None:
+    graph = program("(float[1,2,3,64] x) => (float y) { y = MatMul(x, w) }", weights(w=(64, 64)))
+    (remark,) = remarks(graph, "nvfp4")
+    assert remark == "MatMul_0: stays in float: blocks of 'x' cannot be scaled in a run: it has 4 axes"
+
+
 def test_int4_blocks_must_fit() -> None:
     graph = program("(float[9,100] x) => (float y) { y = MatMul(x, w) }", weights(w=(100, 64)))
     assert remarks(graph, "int4") == ["MatMul_0: stays in float: its 100 terms are no multiple of 64"]

@@ -65,7 +65,7 @@ def test_each_operator(opset: int, node: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("target", [13, 17, 18, 21])
+@pytest.mark.parametrize("target", [13, 17, 18, 21, 23])
 def test_split_and_topk(count: int, target: int) -> None:
     sizes = "<axis=3,split=[3,5]>" if count == 2 else "<axis=3>"
     names = ", ".join(f"s{i}" for i in range(count))

@@ -106,6 +106,16 @@ def test_what_was_meant_runs_in_few_bits(precision: str, kind: str, gpu: str) ->
     assert result.report.sqnr > (10.0 if kind == "FP8" else 20.0)
 
 
+@pytest.mark.fetched
+def test_a_product_in_fp4_is_one_on_both_sides() -> None:
+    text = "(float[n,16,64] x) => (float[n,16,64] y) { a = MatMul(x, w) t = Tanh(a) y = MatMul(t, v) }"
+    graph = program(text, weights(w=(64, 64), v=(64, 64)))
+    result = compile(graph, feeds(graph), target="tensorrt", precision="nvfp4", options=Options(timing=False))
+    ran = {node.name: node.form for node in result.report.nodes}
+    assert ran["MatMul_0"] == ran["MatMul_2"] == "gemm FP4E2M1"
+    assert result.report.sqnr > 10.0 and result.report.runtime.endswith("built for sm120")
+
+
 ATTENTION = """(float[1,64,64] x) => (float[1,64,64] y) {
     q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
     qr = Reshape(q, heads) kr = Reshape(k, heads) vr = Reshape(v, heads)

@@ -44,6 +44,13 @@ def test_four_bit_weights_may_stand_alone() -> None:
     assert layer.heavy and layer.coded == "Int4"
 
 
+def test_fp4_and_its_scales() -> None:
+    (layer,) = read(log(line("a_myl0_2", "gemm", "FP4E2M1 FP8", ("FP4E2M1", "Float", "FP8"))), "1.7")
+    assert layer.coded == "FP4E2M1"
+    (layer,) = read(log(line("__myl_Dyna_myl0_0", "kgen", "FP8 FP8UE8M0", ())), "1.7")
+    assert not layer.heavy
+
+
 def test_attention_is_told_by_its_kernel() -> None:
     (layer,) = read(log(line("_gemm_mha_v2_myl0_4", "kgen", "Int8 Int8 Int8", ())), "1.7")
     assert layer.attention and layer.heavy and layer.coded == "Int8"
