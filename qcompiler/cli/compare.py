@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,12 @@ from qcompiler.errors import ModelError, VerificationError
 from qcompiler.progress import bar
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime as ort
 
     from qcompiler.data import Samples
+    from qcompiler.gate import Judged
+    from qcompiler.runtime import Feed
 
 FEW = 16
 """Samples that speed and memory are measured on; agreement is measured on all."""
@@ -35,6 +38,17 @@ measuring_options = shared.together(
 )  # fmt: skip
 
 
+baseline_options = shared.together(
+    click.option("--baseline", metavar="LAST.json", help="Nothing may be worse than in this earlier run."),
+    click.option("--sqnr-tolerance", type=click.FloatRange(min=0), default=0.1, show_default=True, metavar="DB",
+                 help="An output that has lost this much is not worse than the baseline."),
+    click.option("--speed-tolerance", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="SHARE",
+                 help="Nor is a model that is slower by this share: speed is measured anew each time."),
+    click.option("--metric-tolerance", type=shared.DropOf(), default="0.1%", show_default=True, metavar="DROP",
+                 help="Nor is a metric that has dropped by this."),
+)  # fmt: skip
+
+
 @click.command("verify")
 @click.argument("source")
 @click.argument("compiled")
@@ -42,13 +56,18 @@ measuring_options = shared.together(
 @click.option("--min-cosine", type=float, metavar="C", help="Least cosine of each output.")
 @click.option("--min-top1", type=float, metavar="SHARE", help="Least top-1 agreement of outputs with scores, 0 … 1.")
 @click.option("--min-speedup", type=float, metavar="X", help="Least speed, as a multiple of the source's.")
+@shared.metric_options
+@baseline_options
 @click.option("--target", default="ort-cpu", show_default=True, help="A target's name, or the path of its .toml.")
 @click.option("--gpu", multiple=True, metavar="SM", help="Kinds of GPU to build for: sm80, sm89, … [the target's].")
 @click.option("--run", is_flag=True, help="Run it on this machine's GPU too, where the target is one.")
 @click.option("--verbose", is_flag=True, help="Show each layer of the engine.")
 @measuring_options
 def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Hold COMPILED against SOURCE: its outputs, and its speed. Exits with 1 when a bound does not hold.
+    """Hold COMPILED against SOURCE: its outputs, its speed, and a metric. Exits with 1 when a bound does not hold.
+
+    --baseline holds it against an earlier run too: what --json printed, or what compile --report wrote. SQNR, speed and
+    the metric must not have got worse.
 
     For --target tensorrt an engine is built, which needs no GPU, and every layer of it is shown.
     """
@@ -57,17 +76,30 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
 
     target = load_target(given["target"])
     if target.verifier == "tensorrt":
+        for name in ("metric", "max_drop", "baseline"):
+            if given[name] is not None:
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for targets that run on this machine's CPU",
+                    click.get_current_context(),
+                )
         return verify_engine(source, compiled, target, as_json, quiet, given)
+    for name in ("max_drop", "labels"):
+        if given[name] is not None and given["metric"] is None:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is of a metric: give --metric too", click.get_current_context()
+            )
 
+    from qcompiler import gate
+
+    baseline = gate.load_baseline(given["baseline"]) if given["baseline"] else None
     with opened({"source": source, "compiled": compiled}, given, quiet) as (sessions, samples, progress):
         before, after = sessions.values()
         errors = numbers.compare(before, after, progress("verify", samples))
         feeds = list(islice(samples, FEW))
         speed = timing.interleaved(sessions, feeds, seconds=given["seconds"])["compiled"]
+        judged = judge(given, samples, before, after) if given["metric"] is not None else None
     if as_json:
-        outputs = [{**vars(error), "sqnr": _json_number(error.sqnr)} for error in errors]
-        found = {"source": source, "compiled": compiled, "samples": samples.count, "outputs": outputs}
-        click.echo(json.dumps({**found, "speed": vars(speed)}, indent=1))
+        click.echo(json.dumps(gate.verified(source, compiled, samples.count, errors, speed, judged), indent=1))
     elif not quiet:
         from qcompiler.report import OutputRecord
         from qcompiler.report.text import agreement, titled
@@ -79,6 +111,9 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
             f"speed: {speed.speedup:.2f}x the source's (quartiles {speed.speedup_low:.2f} … {speed.speedup_high:.2f}), "
             f"{speed.median * 1e3:.3g} ms a run, {speed.rounds} rounds"
         )
+        if judged is not None:
+            line = f"{judged.metric.name}: {judged.compiled:.6g}, in float {judged.source:.6g}"
+            console.print(line, markup=False)
     for error in errors:
         output = f"output '{error.name}' has"
         if given["min_sqnr"] is not None and error.sqnr < given["min_sqnr"]:
@@ -89,6 +124,27 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
             raise short(compiled, f"{output} a top-1 agreement of {error.top1:.4f}", f"{given['min_top1']:g}", "top1")
     if given["min_speedup"] is not None and speed.speedup < given["min_speedup"]:
         raise short(compiled, f"has {speed.speedup:.3f}x the source's speed", f"{given['min_speedup']:g}x", "speedup")
+    if judged is not None and given["max_drop"] is not None:
+        gate.check_metric(judged, given["max_drop"], compiled)
+    if baseline is not None:
+        tolerance = gate.Tolerance(given["sqnr_tolerance"], given["speed_tolerance"], given["metric_tolerance"])
+        named = {error.name: error for error in errors}
+        gate.check_baseline(baseline, named, speed.speedup, judged, tolerance, compiled)
+
+
+def judge(given: dict[str, Any], samples: Samples, before: ort.InferenceSession, after: ort.InferenceSession) -> Judged:
+    """The metric that the arguments name, of both models."""
+    from qcompiler.gate import Judged
+    from qcompiler.metrics import labels_from, metric_from
+    from qcompiler.runtime import run
+
+    def called(model: ort.InferenceSession) -> Callable[[Feed], dict[str, np.ndarray]]:
+        names = [output.name for output in model.get_outputs()]
+        return lambda feed: dict(zip(names, run(model, feed)))
+
+    labels = labels_from(given["labels"]) if given["labels"] else None
+    metric = metric_from(given["metric"], samples, called(before), labels, lower_is_better=given["lower_is_better"])
+    return Judged(metric, metric.of(called(before)), metric.of(called(after)))
 
 
 @click.command("bench")
@@ -199,8 +255,3 @@ def stored_bytes(model: str) -> int:
 
     files = {path.resolve() for path in (Path(model), *ir.load(model).sources)}
     return sum(path.stat().st_size for path in files)
-
-
-def _json_number(value: float) -> float | str:
-    """JSON has no infinity."""
-    return value if abs(value) != float("inf") else str(value)

@@ -41,6 +41,22 @@ class Numbers(click.ParamType):
             self.fail(f"'{value}' is not a list of numbers such as 0.5,0.5,0.5", param, ctx)
 
 
+class DropOf(click.ParamType):
+    """How far a metric may fall, as a share of it or in its own unit."""
+
+    name = "drop"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from qcompiler.metrics import Drop
+
+        if isinstance(value, Drop):
+            return value
+        try:
+            return Drop.parse(str(value))
+        except ValueError:
+            self.fail(f"'{value}' is no drop such as 0.5% or 0.005", param, ctx)
+
+
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """One decorator out of several, in reading order."""
 
@@ -88,6 +104,16 @@ debug_option = click.option("--debug", is_flag=True, help="Show Python's traceba
 load_option = click.option(
     "--load", multiple=True, metavar="FILE.py", help="Make the passes that a Python file defines available.",
     callback=lambda ctx, param, value: _load(value), expose_value=False, is_eager=True,
+)  # fmt: skip
+
+metric_options = together(
+    click.option("--metric", metavar="NAME", help="A built-in metric, top-1, cosine, cer, perplexity, mean-iou or "
+                 "detections, as NAME or NAME:OUTPUT; or your own, FILE.py:FUNCTION."),
+    click.option("--labels", metavar="FILE.npy", help="Labels of a built-in metric, or FILE.npz:KEY [what the float "
+                 "model says]."),
+    click.option("--lower-is-better", is_flag=True, help="Of a metric of your own."),
+    click.option("--max-drop", type=DropOf(), metavar="DROP", help="How far the metric may fall behind float's: 0.5%, "
+                 "or 0.005 in its own unit."),
 )  # fmt: skip
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qcompiler.errors import ReportError
 from qcompiler.report.record import FORMAT, Report
 
+Record = TypeVar("Record")
 _NOT_FINITE = ("inf", "-inf", "nan")
 _REWRITE = "write it again with: qcompiler compile … --report FILE.json"
 
@@ -41,17 +42,29 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def decoded(data: Mapping[str, Any], where: str) -> Report:
     """Raises ReportError, which names the field, where the data is no report."""
+    check_format(data, where)
+    return record_of(Report, data, where, _REWRITE)
+
+
+def check_format(data: Mapping[str, Any], where: str) -> None:
+    """Raises ReportError unless the data is a report of the format that this version reads."""
     found = data.get("format")
-    if found != FORMAT:
-        if isinstance(found, str) and found.startswith("qcompiler-report/"):
-            raise ReportError(f"has format {found}", where=where, why=f"this version reads {FORMAT}", fix=_REWRITE)
-        raise ReportError("is not a report", where=where, why=f"its format is not {FORMAT}", fix=_REWRITE)
+    if found == FORMAT:
+        return
+    if isinstance(found, str) and found.startswith("qcompiler-report/"):
+        raise ReportError(f"has format {found}", where=where, why=f"this version reads {FORMAT}", fix=_REWRITE)
+    raise ReportError("is not a report", where=where, why=f"its format is not {FORMAT}", fix=_REWRITE)
+
+
+def record_of(kind: type[Record], data: Mapping[str, Any], where: str, fix: str) -> Record:
+    """A dataclass of this kind, every field held against its type; fields that it does not have are passed over.
+    Raises ReportError, which names the field."""
     try:
-        report = _read(Report, dict(data), "")
+        found = _read(kind, dict(data), "")
     except (ValueError, OverflowError) as error:
-        raise ReportError("is damaged", where=where, why=str(error), fix=_REWRITE) from None
-    assert isinstance(report, Report)
-    return report
+        raise ReportError("is damaged", where=where, why=str(error), fix=fix) from None
+    assert isinstance(found, kind)
+    return found
 
 
 def _read(kind: Any, value: Any, place: str) -> Any:
