@@ -143,3 +143,49 @@ def lookups_model(
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+@dataclass(frozen=True)
+class QuantizedProduct:
+    """Y = X · S in 8 bits, as TableLookup2 or as ONNX Runtime's QLinearMul."""
+
+    x: tuple[float, int]  # scale, zero point
+    s: tuple[float, int]
+    y: tuple[float, int]
+    codes: type = np.uint8
+
+    def model(self, operator: str, constants: bool = True, **replaced: np.ndarray) -> bytes:
+        """X and S, of any shape, in, Y out, through one node named "product"; ``replaced`` are other parameters."""
+        scales = {name: np.array(value[0], np.float32) for name, value in (("x", self.x), ("s", self.s), ("y", self.y))}
+        parameters = {
+            "x_scale": scales["x"], "x_zero_point": np.array(self.x[1], self.codes),
+            "s_scale": scales["s"], "s_zero_point": np.array(self.s[1], self.codes),
+            "y_scale": scales["y"], "y_zero_point": np.array(self.y[1], self.codes),
+        } | replaced
+        names = list(parameters)
+        ours = operator == "TableLookup2"
+        inputs = ["X", "S", *names] if ours else ["X", *names[:2], "S", *names[2:]]
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(self.codes))
+        graph = helper.make_graph(
+            [helper.make_node(operator, inputs, ["Y"], "product", domain=native.DOMAIN if ours else "com.microsoft")],
+            "product",
+            [
+                *[helper.make_tensor_value_info(name, element, None) for name in ("X", "S")],
+                *[
+                    helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+                    for name, value in parameters.items()
+                    if not constants
+                ],
+            ],
+            [helper.make_tensor_value_info("Y", element, None)],
+            [numpy_helper.from_array(value, name) for name, value in parameters.items()] if constants else [],
+        )
+        opsets = [helper.make_opsetid(*opset) for opset in (("", 17), ("com.microsoft", 1), (native.DOMAIN, 1))]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+    def values(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """The operator's result, in numpy."""
+        product = ((x.astype(np.int32) - self.x[1]) * (s.astype(np.int32) - self.s[1])).astype(np.float32)
+        ratio = np.float32(self.x[0]) * np.float32(self.s[0]) / np.float32(self.y[0])
+        limits = np.iinfo(self.codes)
+        return np.clip(np.rint(product * ratio) + self.y[1], limits.min, limits.max).astype(self.codes)

@@ -10,6 +10,15 @@ namespace qcompiler {
 
 inline constexpr std::size_t kTableEntries = 256;
 
+// y = (x - x_zero_point) * factor * scale + y_zero_point, rounded to the nearest, to the even one of two, and saturated.
+struct Product {
+  std::int32_t x_zero_point;
+  std::int32_t factor;  // the other code less its zero point
+  float scale;          // of x, times that of the other, over that of y; finite and not negative
+  std::int32_t y_zero_point;
+  std::uint8_t sign;  // 0x80 where codes and zero points are signed, else 0
+};
+
 struct LookupKernels {
   // y[i] = table[x[i]] for i below `count`. `y` of bytes may be `x` itself.
   void (*bytes)(const std::uint8_t* x, std::size_t count, const std::uint8_t* table, std::uint8_t* y);
@@ -20,6 +29,9 @@ struct LookupKernels {
                           std::uint8_t* y);
   void (*words_by_column)(const std::uint8_t* x, std::size_t rows, std::size_t columns, const std::uint32_t* tables,
                           std::uint32_t* y);
+
+  // `y` may be `x` itself.
+  void (*multiply)(const Product& product, const std::uint8_t* x, std::size_t count, std::uint8_t* y);
 };
 
 extern const LookupKernels lookup_scalar;

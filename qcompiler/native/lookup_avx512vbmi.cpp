@@ -77,6 +77,6 @@ void words(const std::uint8_t* x, std::size_t count, const std::uint32_t* entrie
 }  // namespace
 
 extern const LookupKernels lookup_avx512vbmi = {bytes, words, look_up_by_column<std::uint8_t>,
-                                                look_up_by_column<std::uint32_t>};
+                                                look_up_by_column<std::uint32_t>, multiply};
 
 }  // namespace qcompiler

@@ -94,6 +94,15 @@ void infer_output(const ort::Api& api, ort::ShapeInferContext* context, std::siz
   check(api.ShapeInferContext_SetOutputTypeShape(context, 0, output));
 }
 
+void may_work_in_place(ort::CustomOp& op) {
+  op.GetMayInplace = [](int** inputs, int** outputs) -> std::size_t {
+    static int first = 0;
+    *inputs = *outputs = &first;
+    return 1;
+  };
+  op.ReleaseMayInplace = [](int*, int*) {};
+}
+
 std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op) {
   std::string name;
   read_text(api, [&](char* out, std::size_t* size) { return api.KernelInfo_GetNodeName(info, out, size); }, name);

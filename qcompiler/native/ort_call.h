@@ -70,6 +70,9 @@ void use_api(const ort::Api& api);
 // the input `typed`.
 void infer_output(const ort::Api& api, ort::ShapeInferContext* context, std::size_t typed);
 
+// Lets output 0 be written over input 0 where nobody else needs that.
+void may_work_in_place(ort::CustomOp& op);
+
 // "qcompiler::OPERATOR, node 'NAME'", or its output where the node has no name.
 std::string describe_node(const ort::Api& api, const ort::KernelInfo* info, const char* op);
 

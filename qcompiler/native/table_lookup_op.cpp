@@ -1,8 +1,8 @@
 #include "table_lookup_op.h"
 
-#include <algorithm>
 #include <string>
 
+#include "channels.h"
 #include "isa.h"
 #include "lookup.h"
 #include "ort_call.h"
@@ -12,22 +12,6 @@ namespace {
 
 constexpr const char* kName = "TableLookup";
 constexpr std::size_t kTableInput = 1;
-
-// So many bytes of Y are worth handing to a thread: with fewer, waking it takes longer than looking up.
-constexpr std::size_t kWorthAThread = std::size_t{1} << 16;
-
-std::size_t product(std::vector<std::int64_t>::const_iterator begin, std::vector<std::int64_t>::const_iterator end) {
-  std::size_t count = 1;
-  for (; begin != end; ++begin) count *= static_cast<std::size_t>(*begin);
-  return count;
-}
-
-// Where the channels of a tensor lie: element i is of the channel i / inner % channels.
-struct Layout {
-  std::size_t count;
-  std::size_t channels;
-  std::size_t inner;
-};
 
 class TableLookupKernel {
  public:
@@ -53,17 +37,17 @@ class TableLookupKernel {
       check_table(given);
     }
     const Tensor& table = table_is_constant_ ? table_ : given;
-    const Layout layout = lay_out(x, table);
+    const Channels channels = channels_of(x, table);
     ort::Value* output = nullptr;
     check(api_.KernelContext_GetOutput(context, 0, x.shape.data(), x.shape.size(), &output));
     void* y = nullptr;
     check(api_.GetTensorMutableData(output, &y));
     const auto* codes = static_cast<const std::uint8_t*>(x.data);
     if (table.type == ort::kFloat) {
-      look_up(context, layout, kernels_.words, kernels_.words_by_column, codes,
+      look_up(context, channels, kernels_.words, kernels_.words_by_column, codes,
               static_cast<const std::uint32_t*>(table.data), static_cast<std::uint32_t*>(y));
     } else {
-      look_up(context, layout, kernels_.bytes, kernels_.bytes_by_column, codes,
+      look_up(context, channels, kernels_.bytes, kernels_.bytes_by_column, codes,
               static_cast<const std::uint8_t*>(table.data), static_cast<std::uint8_t*>(y));
     }
   }
@@ -76,8 +60,8 @@ class TableLookupKernel {
                       "; make it [256], or [C, 256] for C channels");
   }
 
-  Layout lay_out(const Tensor& x, const Tensor& table) const {
-    if (table.shape.size() == 1) return {x.count(), 1, x.count()};
+  Channels channels_of(const Tensor& x, const Tensor& table) const {
+    if (table.shape.size() == 1) return Channels::one(x.count());
     const auto rank = static_cast<std::int64_t>(x.shape.size());
     if (axis_ < -rank || axis_ >= rank) {
       throw InvalidNode(node_ + ": X has the shape " + shape_text(x.shape) + ", which has no axis " + std::to_string(axis_));
@@ -87,42 +71,26 @@ class TableLookupKernel {
       throw InvalidNode(node_ + ": X has the shape " + shape_text(x.shape) + ", whose size along axis " +
                         std::to_string(axis_) + " is not the number of tables, " + std::to_string(table.shape.front()));
     }
-    return {x.count(), static_cast<std::size_t>(*at), product(at + 1, x.shape.end())};
+    if (*at == 1) return Channels::one(x.count());
+    return {x.count(), static_cast<std::size_t>(*at), product_of(at + 1, x.shape.end())};
   }
 
   template <typename Kernel, typename ByColumn, typename Entry>
-  void look_up(ort::KernelContext* context, const Layout& layout, Kernel kernel, ByColumn by_column,
+  void look_up(ort::KernelContext* context, const Channels& channels, Kernel kernel, ByColumn by_column,
                const std::uint8_t* x, const Entry* tables, Entry* y) const {
-    if (layout.count == 0) return;
-    if (layout.channels > 1 && layout.inner == 1) {
-      in_shares(context, layout.count / layout.channels, layout.channels * sizeof(Entry),
-                [&](std::size_t begin, std::size_t end) {
-                  const std::size_t first = begin * layout.channels;
-                  by_column(x + first, end - begin, layout.channels, tables, y + first);
-                });
+    if (channels.count == 0) return;
+    if (channels.inner == 1 && channels.channels > 1) {
+      const std::size_t columns = channels.channels;
+      in_shares(api_, context, channels.count / columns, columns * sizeof(Entry), [&](std::size_t begin, std::size_t end) {
+        by_column(x + begin * columns, end - begin, columns, tables, y + begin * columns);
+      });
       return;
     }
-    in_shares(context, layout.count, sizeof(Entry), [&](std::size_t begin, std::size_t end) {
-      std::size_t channel = begin / layout.inner % layout.channels;
-      std::size_t left = layout.inner - begin % layout.inner;  // of this channel
-      while (begin < end) {
-        const std::size_t part = std::min(left, end - begin);
-        kernel(x + begin, part, tables + channel * kTableEntries, y + begin);
-        begin += part;
-        left = layout.inner;
-        channel = channel + 1 == layout.channels ? 0 : channel + 1;
-      }
+    in_shares(api_, context, channels.count, sizeof(Entry), [&](std::size_t begin, std::size_t end) {
+      channels.for_each_stretch(begin, end, [&](std::size_t first, std::size_t last, std::size_t channel) {
+        kernel(x + first, last - first, tables + channel * kTableEntries, y + first);
+      });
     });
-  }
-
-  // Calls function(begin, end) for parts of what `total` pieces of `size` bytes of Y are.
-  template <typename Function>
-  void in_shares(ort::KernelContext* context, std::size_t total, std::size_t size, const Function& function) const {
-    constexpr std::size_t kMost = 64;
-    const std::size_t shares = std::min({total, total * size / kWorthAThread, kMost});
-    if (shares <= 1) return function(std::size_t{0}, total);
-    const auto bound = [&](std::size_t share) { return total / shares * share + std::min(share, total % shares); };
-    parallel_for(api_, context, shares, [&](std::size_t share) { function(bound(share), bound(share + 1)); });
   }
 
   const ort::Api& api_;
@@ -162,12 +130,7 @@ TableLookupOp make(ort::ElementType codes, ort::ElementType entries) {
     return guarded(api, [&] { infer_output(api, context, kTableInput); });
   };
   if (entries != ort::kFloat) {  // Y may be written over X where nobody else needs X
-    op.GetMayInplace = [](int** input, int** output) -> std::size_t {
-      static int first = 0;
-      *input = *output = &first;
-      return 1;
-    };
-    op.ReleaseMayInplace = [](int*, int*) {};
+    may_work_in_place(op);
   }
   op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
   op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };

@@ -2,6 +2,7 @@
 // What is read is exactly as large as it must be, what is written has margins that must stay: run under sanitizers.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -15,6 +16,7 @@ namespace {
 
 using qcompiler::kTableEntries;
 using qcompiler::LookupKernels;
+using qcompiler::Product;
 
 constexpr std::size_t kMargin = 64;
 
@@ -115,6 +117,41 @@ void bytes_are_looked_up_where_they_lie(const LookupKernels& kernels) {
   }
 }
 
+int multiplied(const Product& product, std::uint8_t byte) {
+  const int code = product.sign == 0 ? byte : static_cast<std::int8_t>(byte), smallest = -product.sign;
+  const float exact = static_cast<float>((code - product.x_zero_point) * product.factor) * product.scale;
+  const float nearest = std::nearbyint(std::fmin(std::fmax(exact, -1000.0f), 1000.0f));
+  return std::clamp(static_cast<int>(nearest) + product.y_zero_point, smallest, smallest + 255);
+}
+
+void products_are_rounded_and_saturated(const LookupKernels& kernels) {
+  std::mt19937 random(4);
+  for (const std::uint8_t sign : {std::uint8_t{0}, std::uint8_t{0x80}}) {
+    const auto zero_point = [&] { return static_cast<std::int32_t>(random() % 256) - sign; };
+    for (const float scale : {0.0f, 1e-40f, 1e-6f, 0.0013f, 0.0078125f, 0.5f, 1.0f, 3e38f}) {
+      for (const std::int32_t factor : {-255, -128, -1, 0, 1, 7, 100, 255}) {
+        const Product product{zero_point(), factor, scale, zero_point(), sign};
+        for (const std::size_t count : {0u, 1u, 7u, 31u, 64u, 100u, 256u, 771u}) {
+          const auto x = random_values<std::uint8_t>(count, random);
+          Output<std::uint8_t> y(count);
+          kernels.multiply(product, x.get(), count, y.data());
+          bool right = true;
+          for (std::size_t i = 0; i < count; ++i) {
+            right = right && y.data()[i] == static_cast<std::uint8_t>(multiplied(product, x[i]));
+          }
+          std::copy_n(x.get(), count, y.data());
+          kernels.multiply(product, y.data(), count, y.data());
+          for (std::size_t i = 0; i < count; ++i) {
+            right = right && y.data()[i] == static_cast<std::uint8_t>(multiplied(product, x[i]));
+          }
+          CHECK(right);
+          CHECK(y.margins_stay());
+        }
+      }
+    }
+  }
+}
+
 void every_instruction_set(const char* name, const LookupKernels& kernels) {
   std::printf("instruction set %s\n", name);
   one_table<std::uint8_t>(kernels.bytes);
@@ -123,6 +160,7 @@ void every_instruction_set(const char* name, const LookupKernels& kernels) {
   a_table_for_each_column<std::uint32_t>(kernels.words_by_column);
   every_code_in_every_place(kernels);
   bytes_are_looked_up_where_they_lie(kernels);
+  products_are_rounded_and_saturated(kernels);
 }
 
 }  // namespace

@@ -1,0 +1,168 @@
+#include "table_lookup2_op.h"
+
+#include <cmath>
+#include <cstddef>
+#include <iterator>
+#include <string>
+
+#include "channels.h"
+#include "isa.h"
+#include "lookup.h"
+#include "ort_call.h"
+
+namespace qcompiler {
+namespace {
+
+constexpr const char* kName = "TableLookup2";
+constexpr const char* kInputs[] = {"X",       "S",            "x_scale", "x_zero_point",
+                                   "s_scale", "s_zero_point", "y_scale", "y_zero_point"};
+
+// A channel of fewer codes is multiplied without a table, which would be 256 products.
+constexpr std::size_t kWorthATable = 2 * kTableEntries;
+
+class TableLookup2Kernel {
+ public:
+  TableLookup2Kernel(const ort::Api& api, const ort::KernelInfo* info)
+      : api_(api), kernels_(isa_in_use().lookup()), node_(describe_node(api, info, kName)) {
+    float scales[3];
+    for (std::size_t i = 0; i < 3; ++i) {
+      scales[i] = *static_cast<const float*>(constant(info, 2 + 2 * i).data);
+      if (!(scales[i] > 0) || !std::isfinite(scales[i])) {
+        refuse(std::string(kInputs[2 + 2 * i]) + " is not a finite number greater than zero");
+      }
+      zero_points_[i] = constant(info, 3 + 2 * i);
+    }
+    scale_ = scales[0] * scales[1] / scales[2];
+    if (!std::isfinite(scale_)) refuse("x_scale * s_scale / y_scale is too large for float32");
+  }
+
+  const ort::Api& api() const { return api_; }
+
+  void compute(ort::KernelContext* context) const {
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, 0, &value));
+    const Tensor x(api_, value);
+    check(api_.KernelContext_GetInput(context, 1, &value));
+    const Tensor s(api_, value);
+    const Channels channels = channels_of(x, s);
+    ort::Value* output = nullptr;
+    check(api_.KernelContext_GetOutput(context, 0, x.shape.data(), x.shape.size(), &output));
+    void* data = nullptr;
+    check(api_.GetTensorMutableData(output, &data));
+    if (channels.count == 0) return;
+
+    const auto* codes = static_cast<const std::uint8_t*>(x.data);
+    auto* y = static_cast<std::uint8_t*>(data);
+    std::uint8_t every_code[kTableEntries];
+    for (std::size_t i = 0; i < kTableEntries; ++i) every_code[i] = static_cast<std::uint8_t>(i);
+    in_shares(api_, context, channels.count, 1, [&](std::size_t begin, std::size_t end) {
+      channels.for_each_stretch(begin, end, [&](std::size_t first, std::size_t last, std::size_t channel) {
+        const Product product = product_with(s, channel);
+        if (last - first < kWorthATable) return kernels_.multiply(product, codes + first, last - first, y + first);
+        std::uint8_t table[kTableEntries];
+        kernels_.multiply(product, every_code, kTableEntries, table);
+        kernels_.bytes(codes + first, last - first, table, y + first);
+      });
+    });
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& why) const { throw InvalidNode(node_ + ": " + why); }
+
+  Tensor constant(const ort::KernelInfo* info, std::size_t index) const {
+    bool found = false;
+    Tensor tensor = constant_input(api_, info, index, found);
+    if (!found) refuse(std::string(kInputs[index]) + " is not a constant of the model; make it an initializer");
+    if (tensor.count() != 1) {
+      refuse(std::string(kInputs[index]) + " has the shape " + shape_text(tensor.shape) + "; make it one value");
+    }
+    return tensor;
+  }
+
+  Channels channels_of(const Tensor& x, const Tensor& s) const {
+    const std::size_t rank = x.shape.size(), added = rank - s.shape.size();
+    if (s.shape.size() <= rank) {
+      const auto size_of_s = [&](std::size_t axis) { return axis < added ? 1 : s.shape[axis - added]; };
+      std::size_t first = 0, last = rank;
+      while (first < rank && size_of_s(first) == 1) ++first;
+      while (last > first && size_of_s(last - 1) == 1) --last;
+      std::size_t axis = first;
+      while (axis < last && size_of_s(axis) == x.shape[axis]) ++axis;
+      if (axis == last) {
+        if (first == last) return Channels::one(x.count());
+        return {x.count(), s.count(), product_of(x.shape.begin() + static_cast<std::ptrdiff_t>(last), x.shape.end())};
+      }
+    }
+    refuse("X has the shape " + shape_text(x.shape) + ", along whose first or last axes alone S, of the shape " +
+           shape_text(s.shape) + ", cannot be repeated");
+  }
+
+  Product product_with(const Tensor& s, std::size_t channel) const {
+    Product product{};
+    product.x_zero_point = code(zero_points_[0], 0);
+    product.factor = code(s, channel) - code(zero_points_[1], 0);
+    product.scale = scale_;
+    product.y_zero_point = code(zero_points_[2], 0);
+    product.sign = s.type == ort::kInt8 ? 0x80 : 0;
+    return product;
+  }
+
+  static std::int32_t code(const Tensor& codes, std::size_t index) {
+    if (codes.type == ort::kInt8) return static_cast<const std::int8_t*>(codes.data)[index];
+    return static_cast<const std::uint8_t*>(codes.data)[index];
+  }
+
+  const ort::Api& api_;
+  const LookupKernels& kernels_;
+  std::string node_;
+  Tensor zero_points_[3];  // of X, S and Y
+  float scale_ = 0;
+};
+
+struct TableLookup2Op : ort::CustomOp {
+  ort::ElementType codes;
+};
+
+TableLookup2Op make(ort::ElementType codes) {
+  TableLookup2Op op{};
+  op.codes = codes;
+  op.version = ort::kApiVersion;
+  op.GetName = [](const ort::CustomOp*) { return kName; };
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  op.GetInputTypeCount = [](const ort::CustomOp*) { return std::size(kInputs); };
+  op.GetInputType = [](const ort::CustomOp* self, std::size_t index) {
+    const bool scale = index == 2 || index == 4 || index == 6;
+    return scale ? ort::kFloat : static_cast<const TableLookup2Op*>(self)->codes;
+  };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
+  op.GetOutputType = [](const ort::CustomOp* self, std::size_t) { return static_cast<const TableLookup2Op*>(self)->codes; };
+  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.InferOutputShapeFn = [](const ort::CustomOp*, ort::ShapeInferContext* context) {
+    const ort::Api& api = api_in_use();
+    return guarded(api, [&] { infer_output(api, context, 0); });
+  };
+  may_work_in_place(op);
+  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
+  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(*api, [&] { *kernel = new TableLookup2Kernel(*api, info); });
+  };
+  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
+    const auto& self = *static_cast<const TableLookup2Kernel*>(kernel);
+    return guarded(self.api(), [&] { self.compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<TableLookup2Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+
+const std::vector<const ort::CustomOp*>& table_lookup2_ops() {
+  static const TableLookup2Op ops[] = {make(ort::kUint8), make(ort::kInt8)};
+  static const std::vector<const ort::CustomOp*> pointers = {&ops[0], &ops[1]};
+  return pointers;
+}
+
+}  // namespace qcompiler
