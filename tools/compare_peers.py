@@ -2,6 +2,7 @@
 
     python tools/compare_peers.py                                         every model, every tool
     python tools/compare_peers.py --models ppocr4-rec --peers ort-static,nncf --json result.json
+    python tools/compare_peers.py --ops native                            ours with the operators of our library
 
 Each peer is installed into an environment of its own under the cache (some take gigabytes) and run with its best
 documented options. Where a model's opset is below 13, a peer gets it as it is and once more with the opset raised.
@@ -141,7 +142,7 @@ def compare(name: str, tools: list[str], options: argparse.Namespace, say: Any) 
             row: dict[str, Any] = {"model": name, "tool": label}
             rows.append(row)
             try:
-                command = command_for(tool, name, source, samples, out)
+                command = command_for(tool, name, source, samples, out, options.ops)
             except FetchError as error:
                 row["error"] = str(error)
                 continue
@@ -168,9 +169,9 @@ def compare(name: str, tools: list[str], options: argparse.Namespace, say: Any) 
     return rows
 
 
-def command_for(tool: str, name: str, model: Path, samples: Path, out: Path) -> list[str | Path]:
+def command_for(tool: str, name: str, model: Path, samples: Path, out: Path, ops: str) -> list[str | Path]:
     if tool == OURS:
-        return [our_command(), "compile", model, "-o", out, "--data", samples, "--quiet"]
+        return [our_command(), "compile", model, "-o", out, "--data", samples, "--ops", ops, "--quiet"]
     peer = next(peer for peer in PEERS if peer.name == tool)
     hint = ["transformer"] if name in TRANSFORMERS else []
     return [peer.python(), ROOT / "tools" / "peers" / peer.runner, model, samples, out, *hint]
@@ -265,6 +266,7 @@ def main() -> int:
     parser.add_argument("--models", metavar="NAME,…", help=f"default: all of {', '.join(NAMES)}")
     parser.add_argument("--peers", metavar="NAME,…", help=f"default: all of {', '.join(names)}; '' for none")
     parser.add_argument("--without-us", action="store_true", help="leave qcompiler out")
+    parser.add_argument("--ops", choices=("standard", "native"), default="standard", help="that qcompiler may use")
     parser.add_argument("--samples", type=int, default=128, help="for calibration (default %(default)s)")
     parser.add_argument("--eval", type=int, default=64, help="held-out samples (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=64, help="interleaved timing rounds (default %(default)s)")

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models import recipe
 from models.recipe import Feed, Recipe
+from qcompiler import native
 from qcompiler.numerics import sqnr
 
 
@@ -35,6 +36,8 @@ def session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3
+    if native.available():
+        native.register_custom_ops(options)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
