@@ -89,7 +89,7 @@ def without_sentinels(stats: TensorStatistics) -> tuple[TensorStatistics, str]:
     Without sentinels the statistics come back as they are, with an empty sentence.
     """
     magnitudes = (stats.bins & 0x7FFF).astype(np.int64)
-    distinct = np.unique(magnitudes)
+    distinct = np.flatnonzero(np.bincount(magnitudes))
     below = (((distinct[:-1].astype(np.uint32) << 16) | 0xFFFF).view(np.float32)).astype(np.float64)
     above = ((distinct[1:].astype(np.uint32) << 16).view(np.float32)).astype(np.float64)
     for place in np.flatnonzero((above >= SMALLEST_SENTINEL) & (above >= SENTINEL_GAP * below) & (distinct[:-1] > 0)):
@@ -187,6 +187,9 @@ def mse(stats: TensorStatistics, scheme: Scheme) -> tuple[float, float]:
 
 _LINEAR_BINS = 2048
 _CANDIDATES = 96
+_MOST_ROUNDS = 7
+"""How often the search looks closer: at 8 bits each round is 8 or 16 times finer, and what is 2^20 times farther out
+than all else is a sentinel anyway."""
 
 
 def entropy(stats: TensorStatistics, scheme: Scheme) -> tuple[float, float]:
@@ -204,12 +207,12 @@ def entropy(stats: TensorStatistics, scheme: Scheme) -> tuple[float, float]:
     reach = max(-low, high)
     if values.bins.size == 1 or reach == 0 or levels >= _LINEAR_BINS // 2:
         return low, high
-    threshold, smallest = reach, 0.0
-    while threshold > smallest and threshold > 2.0**-100:
-        linear, outside = _linear(values, threshold)
-        sizes = np.unique(np.linspace(levels, _LINEAR_BINS, _CANDIDATES).astype(np.int64))
+    below = _cumulative(values)
+    sizes = np.unique(np.linspace(levels, _LINEAR_BINS, _CANDIDATES).astype(np.int64))
+    threshold = reach
+    for _ in range(_MOST_ROUNDS):
+        linear, outside = _linear(*below, threshold)
         best = int(sizes[np.argmin(divergences(linear, outside, sizes, levels))])
-        smallest = threshold * levels / _LINEAR_BINS
         threshold *= best / _LINEAR_BINS
         if best != levels:  # where the narrowest candidate wins, look at narrower ones with finer bins
             break
@@ -242,21 +245,24 @@ def _x_log_x(x: np.ndarray) -> np.ndarray:
     return x * np.log(np.where(x > 0, x, 1.0))
 
 
-def _linear(stats: TensorStatistics, reach: float) -> tuple[np.ndarray, float]:
-    """Counts of ``0 < |x| <= reach`` in linear bins, each bin's values spread evenly, and the count beyond."""
-    magnitudes = (stats.bins & 0x7FFF).astype(np.int64)
-    by_magnitude = np.bincount(magnitudes, stats.counts.astype(np.float64))
+def _cumulative(stats: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending magnitudes and how many values other than zero are no larger; linear between each two of them, as each
+    bin's values are spread evenly."""
+    by_magnitude = np.bincount(stats.bins & 0x7FFF, stats.counts.astype(np.float64))
     bins = np.flatnonzero(by_magnitude)
     bins = bins[bins > 0]
     lower = (bins.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     upper = np.minimum(((bins + 1).astype(np.uint32) << 16).view(np.float32), max(-stats.smallest, stats.largest))
-    # The cumulative count is linear within a bin and constant between bins.
-    values = np.stack([lower, upper], axis=1).ravel()
     ends = np.cumsum(by_magnitude[bins])
-    heights = np.stack([ends - by_magnitude[bins], ends], axis=1).ravel()
-    cumulative = np.interp(np.linspace(0, reach, _LINEAR_BINS + 1), values, heights)
-    cumulative[-1] = ends[-1] if reach >= values[-1] else cumulative[-1]
-    return np.diff(cumulative), float(ends[-1] - cumulative[-1])
+    values = np.stack([lower, upper], axis=1).ravel()
+    return values, np.stack([ends - by_magnitude[bins], ends], axis=1).ravel()
+
+
+def _linear(values: np.ndarray, below: np.ndarray, reach: float) -> tuple[np.ndarray, float]:
+    """Counts of ``0 < |x| <= reach`` in linear bins, and the count beyond; see ``_cumulative``."""
+    cumulative = np.interp(np.linspace(0, reach, _LINEAR_BINS + 1), values, below)
+    cumulative[-1] = below[-1] if reach >= values[-1] else cumulative[-1]
+    return np.diff(cumulative), float(below[-1] - cumulative[-1])
 
 
 _COARSE_STEP = 2.0 ** (1 / 3)

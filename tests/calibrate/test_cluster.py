@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 from calibrate import graphs
@@ -17,7 +18,6 @@ from qcompiler.calibrate import Calibration, Statistics, scheduler
 from qcompiler.data import Samples, open_samples
 from qcompiler.errors import WorkerError
 
-distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
 
 GRAPH = graphs.graph("g (float[N, 64] x) => (float[N, 64] y) { a = MatMul(x, w) y = Tanh(a) }",
