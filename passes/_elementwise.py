@@ -105,7 +105,7 @@ def apply(node: ir.Node, values: Sequence[np.ndarray | None], opset: int) -> np.
     made.attribute.extend(attributes)
     evaluator = _evaluator(made.SerializeToString(), opset)
     with np.errstate(all="ignore"):
-        found = evaluator.run(None, {name: value for name, value in zip(names, values) if name})[0]
+        (found,) = evaluator.run(None, {name: value for name, value in zip(names, values) if name})
     return np.asarray(found, np.float64)
 
 

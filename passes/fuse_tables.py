@@ -13,6 +13,7 @@ from qcompiler.calibrate import Statistics
 from qcompiler.errors import PassError
 from qcompiler.passes._elementwise import Function, apply, function_of, in_float64, no_function
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
+from qcompiler.plan import BY_USER
 
 ENTRIES = 256
 LARGEST = 1 << 18
@@ -30,12 +31,13 @@ class FuseTables(Pass):
        each from the codes that it all depends on: a table for each result that something else reads.
     2. Where a result has no QuantizeLinear, a table of float32.
     3. Constants that differ along one axis: a table for each channel, ``[C, 256]``.
-    4. A chain that goes on behind a QuantizeLinear and DequantizeLinear, or behind a table: one table for both, with
+    4. What the plan leaves in float between codes, for that rounds nowhere else.
+    5. A chain that goes on behind a QuantizeLinear and DequantizeLinear, or behind a table: one table for both, with
        the rounding between them.
 
-    Left alone, with the reason: chains with an operator that has state, is random, whose result's shape depends on the
-    data, or that holds a body; chains that give NaN for a code that calibration saw, or may have seen; tables larger
-    than a cache. It needs numbers, so it comes after ``lower``.
+    Left alone: nodes that the user keeps in float. With the reason: chains with an operator that has state, is random,
+    whose result's shape depends on the data, or that holds a body; chains that give NaN for a code that calibration
+    saw, or may have seen; tables larger than a cache. It needs numbers, so it comes after ``lower``.
     """
 
     name: ClassVar[str] = "fuse-tables"
@@ -44,7 +46,9 @@ class FuseTables(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.target is None:
             raise PassError("needs a target", where=graph.name)
-        known, diagnostics = _functions(graph, frozenset(ctx.target.elementwise))
+        kept = ctx.plan.kept if ctx.plan is not None else {}
+        by_user = {name for name, reason in kept.items() if reason.startswith(BY_USER)}
+        known, diagnostics = _functions(graph, frozenset(ctx.target.elementwise), by_user)
         seen = ctx.statistics if isinstance(ctx.statistics, Statistics) else None
         returned, home = ir.output_tensors(graph), {node: inner for inner, node in ir.all_nodes(graph)}
         wanted: set[ir.Tensor] = set()
@@ -80,7 +84,7 @@ def _result(node: ir.Node) -> ir.Tensor | None:
 
 
 def _functions(
-    graph: ir.Graph, elementwise: frozenset[str]
+    graph: ir.Graph, elementwise: frozenset[str], kept: set[str]
 ) -> tuple[dict[ir.Tensor, Function], list[Diagnostic]]:
     """Every tensor that is an elementwise function of codes, in order of computation; and what looked like one."""
     known: dict[ir.Tensor, Function] = {}
@@ -97,7 +101,8 @@ def _functions(
             function = known[source].then(node) if source in known and _per_tensor(node) else None
         elif any(tensor in known for tensor in node.inputs):
             reason = no_function(node)
-            function = function_of(node, known.get) if node.op in elementwise and not reason else None
+            if node.op in elementwise and not reason and node.name not in kept:
+                function = function_of(node, known.get)
         if function is not None:
             known[result] = function
         if reason:

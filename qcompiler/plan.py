@@ -27,6 +27,9 @@ ORIGINS = ("unsolved", "weights", "calibration", "product", "dynamic", "user")
 """Where numbers come from: the weight itself, observed ranges, a product of two scales (bias), each run anew, or the
 user, by an observer for that tensor or in person."""
 
+BY_USER = "kept in float by the user"
+"""How the reason of a node begins that is kept because the user wants it to be."""
+
 
 @dataclass(frozen=True, order=True)
 class Site:

@@ -14,6 +14,7 @@ from typing import Any
 from qcompiler import ir
 from qcompiler.calibrate import OBSERVERS
 from qcompiler.errors import RecipeError
+from qcompiler.plan import BY_USER
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,7 +50,7 @@ class Recipe:
                     where="keep_float",
                     fix=f"did you mean {close[0]}?" if close else "see: qcompiler inspect",
                 )
-            found.update(dict.fromkeys(fitting, f"kept in float by the user ('{pattern}')"))
+            found.update(dict.fromkeys(fitting, f"{BY_USER} ('{pattern}')"))
         return found
 
 

@@ -50,9 +50,9 @@ class Candidate:
 
     def fates(self, graph: ir.Graph) -> Iterator[tuple[str, str, str, str, str]]:
         """(name, operator, precision, form that runs, reason) of each node of the cleaned graph."""
-        quantized = set(self.plan.intended if self.plan else ())
-        quantized.update(name for members in tables_of(self.graph).values() for name in members)
         kept = self.plan.kept if self.plan else {}
+        quantized = set(self.plan.intended if self.plan else ())
+        quantized |= {name for members in tables_of(self.graph).values() for name in members} - kept.keys()
         for _, node in ir.all_nodes(graph):
             fate = self.forms.get(node.name)
             precision = "int8" if node.name in quantized and fate is not None and fate.fused else "float"

@@ -189,6 +189,11 @@ class Target:
         return replace(self, weight=replace(weight, granularity=granularity))
 
     @property
+    def weights_alone(self) -> bool:
+        """Whether the chosen precision quantizes weights and nothing else."""
+        return self.kind is not None and self.kind.quantize == "weights"
+
+    @property
     def without_samples(self) -> str:
         """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
         name = next((name for name, one in self.precisions.items() if one.quantize in ("dynamic", "weights")), "")
@@ -286,6 +291,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
         yield op, f"absorbed: {reason}"
     for op, reason in target.excluded.items():
         yield op, f"float: {reason}"
+    if target.elementwise:
+        yield ", ".join(target.elementwise), "with native operators, of one tensor in codes: a table"
 
 
 def detect_cpu() -> str:

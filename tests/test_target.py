@@ -32,7 +32,7 @@ def test_targets_of_the_package_are_sound(name: str) -> None:
         assert one.summary and one.operators and one.cpu in (kinds or ("",))
         assert all(registry.parse(text) for names in one.pipeline.values() for text in names)
         assert not {entry.op for entry in one.operators} & {*one.absorbed, *one.excluded}
-        rows = len(one.operators) + len(one.absorbed) + len(one.excluded) + len(one.refused)
+        rows = len(one.operators) + len(one.absorbed) + len(one.excluded) + len(one.refused) + bool(one.elementwise)
         assert len(list(describe(one))) == rows
 
 
@@ -141,6 +141,11 @@ def test_an_operator_that_needs_ours_counts_only_with_them() -> None:
     node = program("(float[4] x) => (float[4] y) { y = Tanh(x) }").nodes[0]
     assert native.at("int8").operator(node) is None
     assert native.at("int8", "native").operator(node) is not None
+
+
+def test_tables_are_for_what_the_target_lists_and_for_native_operators() -> None:
+    standard, native = (load_target("ort-cpu").at("int8", ops) for ops in ("standard", "native"))
+    assert native.tabulates("HardSwish") and not native.tabulates("Softmax") and not standard.tabulates("HardSwish")
 
 
 def test_native_operators_on_a_target_without_them_are_refused() -> None:

@@ -16,12 +16,16 @@ from qcompiler.cli import options as shared
 @shared.target_options
 @shared.load_option
 @click.option("--graph", "whole", is_flag=True, help="Print each node instead.")
-@click.option("--verbose", is_flag=True, help="Name each node that stays in float.")
+@click.option("--ops", type=click.Choice(shared.OPS), help="Operators of our library too, or the runtime's alone.")
+@click.option("--verbose", is_flag=True, help="Name each node that stays in float, or that a table stands for.")
 @shared.debug_option
-def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: str, debug: bool) -> None:
+def inspect_command(
+    model: str, whole: bool, verbose: bool, target: str, cpu: str, ops: str | None, debug: bool
+) -> None:
     """Show what is in MODEL, what can be quantized and what not, and problems found."""
     from qcompiler import inspect, ir
     from qcompiler.report.text import megabytes, operators, table, titled
+    from qcompiler.tables import tables_of
 
     graph = ir.load(model)
     if whole:
@@ -38,11 +42,17 @@ def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: st
     console.print(weights)
     counts = inspect.operators(graph)
     console.print(f"{sum(counts.values())} nodes: {operators(counts.elements())}", markup=False)
+    lookups = tables_of(graph)
+    if lookups:
+        inside = sum(map(len, lookups.values()))
+        console.print(f"{len(lookups)} tables stand for {inside} nodes of the model that they were compiled from")
+        for name, members in lookups.items() if verbose else ():
+            console.print(f"  {name}: {', '.join(members)}", markup=False)
     console.print()
 
     from rich.text import Text
 
-    rows = quantizable(model, target, cpu)
+    rows = quantizable(model, target, cpu, ops or "")
     inside = sum(1 for _, _, reason in rows if not reason)
     made = table("nodes", "operators", "why", right=("nodes",))
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -59,7 +69,7 @@ def inspect_command(model: str, whole: bool, verbose: bool, target: str, cpu: st
         console.print(f"  {line}", markup=False)
 
 
-def quantizable(model: str, target: str, cpu: str) -> list[tuple[str, str, str]]:
+def quantizable(model: str, target: str, cpu: str, ops: str) -> list[tuple[str, str, str]]:
     """(node, operator, why it stays in float or nothing) of the cleaned model, by the target's description."""
     from qcompiler import ir
     from qcompiler.compiler import Compilation, Options
@@ -67,7 +77,7 @@ def quantizable(model: str, target: str, cpu: str) -> list[tuple[str, str, str]]
     from qcompiler.pipeline import PassContext
     from qcompiler.plan import Plan
 
-    job = Compilation(model, None, target, "int8", None, Options(cpu=cpu))
+    job = Compilation(model, None, target, "int8", None, Options(cpu=cpu, ops=ops))
     job.clean()
     plan = job.placed(PassContext(job.target, Plan())).plan or Plan()
     reasons = float_reasons(job.graph, job.target, job.diagnostics())

@@ -48,6 +48,18 @@ def test_inspect_names_problems(folder: Path) -> None:
     assert "domain 'mine'" in done.out and "first" in done.out
 
 
+def test_inspect_knows_what_tables_stand_for(folder: Path) -> None:
+    model = onnx.load("conv.onnx")
+    model.graph.node.append(onnx.helper.make_node("TableLookup", ["y", "entries"], ["z"], "gate", domain="qcompiler"))
+    model.opset_import.add(domain="qcompiler", version=1)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(256, np.float32), "entries"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    model.metadata_props.add(key="qcompiler.tables", value='{"gate": ["sigmoid", "mul"]}')
+    onnx.save(model, "m.onnx")
+    done = invoke("inspect", "m.onnx", "--verbose")
+    assert "1 tables stand for 2 nodes" in done.out and "gate: sigmoid, mul" in done.out
+
+
 def test_inspect_graph(folder: Path) -> None:
     done = invoke("inspect", "if.onnx", "--graph")
     assert done.out.startswith("graph small (") and "      then_y" in done.out

@@ -1,0 +1,84 @@
+"""INT8 with the operators of our library, from a program to what runs; and without them, as before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pass_helpers import program
+from planned import placed, weights
+
+import qcompiler
+from qcompiler import ir, native, tables
+from qcompiler.plan import Plan
+from qcompiler.refine import regions_of
+from qcompiler.target import load_target
+
+CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
+SILU = "(float[1,3,8,8] x) => (float y) { c = Conv(x, w) g = Sigmoid(c) m = Mul(c, g) y = Conv(m, v) }"
+needs_library = pytest.mark.skipif(not native.available(), reason="installed without the native library")
+
+
+def feeds() -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": random.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(6)]
+
+
+def compiled(ops: str, timing: bool = False, target: object = "ort-cpu") -> qcompiler.Result:
+    options = qcompiler.Options(timing=timing, ops=ops)
+    return qcompiler.compile(program(SILU, CONV, opset=20, ir_version=9), feeds(), target=target, options=options)
+
+
+def test_standard_operators_make_what_they_made_without_tables() -> None:
+    bare = load_target("ort-cpu")
+    bare = replace(bare, elementwise=(), pipeline={k: v for k, v in bare.pipeline.items() if k != "native"})
+    one, other = compiled("standard"), compiled("standard", target=bare)
+    assert one.model.SerializeToString(deterministic=True) == other.model.SerializeToString(deterministic=True)
+    assert one.plan is not None and other.plan is not None and one.plan.to_json() == other.plan.to_json()
+    assert tables.DOMAIN not in {domain.domain for domain in one.model.opset_import} and not one.graph.metadata
+
+
+@needs_library
+def test_the_report_tells_what_tables_stand_for() -> None:
+    report = compiled("native").report
+    fates = {node.name: node for node in report.nodes}
+    assert report.operators[tables.OPERATOR] == 1
+    assert (fates["Mul_2"].precision, fates["Mul_2"].form) == ("int8", tables.OPERATOR)
+    assert (fates["Sigmoid_1"].precision, fates["Sigmoid_1"].form) == ("int8", tables.OPERATOR)
+    assert fates["Sigmoid_1"].reason == "in one table with the nodes up to 'Mul_2'"
+
+
+@needs_library
+def test_tables_are_closer_to_float() -> None:
+    assert compiled("native").report.sqnr > compiled("standard").report.sqnr
+
+
+@needs_library
+def test_a_table_is_given_back_to_float_as_a_whole() -> None:
+    text = "(float[1,3,8,8] x) => (float y) { c = Conv(x, w) a = Exp(c) b = Abs(a) y = Conv(b, v) }"
+    graph = program(text, CONV)
+    plan = Plan(intended=frozenset({"Conv_0", "Exp_1", "Abs_2", "Conv_3"}), sites=placed(graph).sites)
+    assert {"Exp_1", "Abs_2"} in regions_of(plan, [["Exp_1", "Abs_2"]])
+
+
+@needs_library
+def test_what_is_kept_in_float_is_in_no_table() -> None:
+    recipe = {"keep_float": ["op:Sigmoid", "op:Mul"]}
+    options = qcompiler.Options(timing=False, ops="native")
+    graph = program(SILU, CONV, opset=20, ir_version=9)
+    result = qcompiler.compile(graph, feeds(), options=options, recipe=recipe)
+    assert tables.OPERATOR not in result.report.operators
+    assert {node.op for node in result.graph.nodes} >= {"Sigmoid", "Mul"}
+
+
+@needs_library
+def test_a_plan_is_replayed_with_the_same_bytes() -> None:
+    first = compiled("native")
+    again = qcompiler.compile(
+        program(SILU, CONV, opset=20, ir_version=9), feeds(), plan=first.plan,
+        options=qcompiler.Options(timing=False, ops="native"),
+    )  # fmt: skip
+    assert ir.to_proto(first.graph).SerializeToString(deterministic=True) == ir.to_proto(
+        again.graph
+    ).SerializeToString(deterministic=True)
