@@ -1,8 +1,8 @@
 """ONNX Runtime's MatMulNBitsQuantizer, blocks of 32, accuracy level 4: MODEL CALIB OUT METHOD.
 
-METHOD is symmetric or asymmetric (its default algorithm, round to nearest) or hqq. Embeddings are quantized too where the
-method can; only constants are, so its pre-processing folds the transposed weights of a tied head into one. Its two other
-algorithms, RTN and k-quant of neural_compressor, fail where a weight has an odd number of blocks, as stories15m's have.
+METHOD is symmetric or asymmetric (its default algorithm, round to nearest) or hqq. Embeddings are quantized too where
+the method can; only constants are, so its pre-processing folds the transposed weights of a tied head into one. Its two
+other algorithms, RTN and k-quant of neural_compressor, fail where a weight has an odd number of blocks, as here.
 """
 
 import sys
