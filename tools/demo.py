@@ -1,6 +1,6 @@
 """make demo: fetches an OCR recognizer, compiles it to INT8 and lets both versions read.
 
-Leaves demo/ppocr4-rec.int8.onnx and demo/report.json.
+Leaves demo/ppocr4-rec.int8.onnx and demo/report.html.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def main() -> int:
     console.print(f"Compiling it with {CALIBRATION} drawn lines of text and no options …\n")
     with bar(console) as progress:
         result = qcompiler.compile(
-            source, lambda: one.calibration(CALIBRATION), options=qcompiler.Options(progress=progress)
+            source, lambda: one.calibration(CALIBRATION), options=qcompiler.Options(details=True, progress=progress)
         )
     compiled = result.save(folder / f"{NAME}.int8.onnx")
-    (folder / "report.json").write_text(result.report.to_json())
+    (folder / "report.html").write_text(result.report.to_html(), "utf-8")
     console.print(render(result.report))
 
     labels = one.labels(EVALUATION)
@@ -56,7 +56,7 @@ def main() -> int:
         lines.add_row(Text(written), Text(a), Text(b))
     console.print(titled(title, lines))
     console.print(f"character error: float {error_rate(before, labels):.2f} %, INT8 {error_rate(after, labels):.2f} %")
-    console.print(f"left {compiled.relative_to(ROOT)} and {(folder / 'report.json').relative_to(ROOT)}")
+    console.print(f"left {compiled.relative_to(ROOT)} and {(folder / 'report.html').relative_to(ROOT)}")
     return 0
 
 

@@ -60,9 +60,8 @@ def is_page(path: str) -> bool:
 def write(report: Report, path: str, price_per_hour: float | None = None) -> None:
     """The report, as a page where the file's name ends as one's does, else as JSON. Raises OutputError."""
     from qcompiler.ir import written_beside
-    from qcompiler.report.page import page
 
-    text = page(report, price_per_hour) if is_page(path) else report.to_json()
+    text = report.to_html(price_per_hour) if is_page(path) else report.to_json()
     with written_beside(path) as file:
         file.write(text.encode(errors="replace"))  # names may hold half a surrogate pair
 

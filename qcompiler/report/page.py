@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).with_name("html")
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 def page(report: Report, price_per_hour: float | None = None) -> str:
@@ -73,9 +74,10 @@ def number(value: float, digits: int = 3) -> str:
 
 def percent(share: float) -> str:
     """``26 %``; small shares with the digits that tell them from nothing."""
-    if share == 0.0 or not math.isfinite(share):
-        return "0 %" if share == 0.0 else "?"
-    return f"{100 * share:.0f} %" if abs(share) >= 0.1 else f"{100 * share:.2g} %"
+    if not math.isfinite(share):
+        return "?"
+    text = f"{100 * share:.0f}" if share == 0.0 or abs(share) >= 0.1 else f"{100 * share:.2g}"
+    return f"{text}{UNBROKEN}%"
 
 
 def _once(records: list[PassRecord]) -> list[tuple[str, int, int, float]]:

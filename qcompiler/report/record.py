@@ -149,6 +149,12 @@ class Report:
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
+    def to_html(self, price_per_hour: float | None = None) -> str:
+        """One page that needs no other file; see ``page``."""
+        from qcompiler.report.page import page
+
+        return page(self, price_per_hour)
+
 
 def _finite(value: Any) -> Any:
     """JSON has no infinity: written as a string that float() reads back."""

@@ -11,7 +11,7 @@ import pytest
 from report.reports import SCRIPT, full, hostile
 
 from qcompiler.report import Report
-from qcompiler.report.page import number, page, percent
+from qcompiler.report.page import FOLDER, UNBROKEN, number, page, percent
 from qcompiler.report.reading import load_report
 
 SECTIONS = ("serving", "outputs", "front", "depth", "histograms", "nodes", "stages")
@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_json(tmp_path: Path) -> None:
     assert float(texts["requests"]) == 1e3 / speed["source_ms"] * speed["speedup"]
     assert float(texts["memory"].removesuffix(" MB")) * 1e6 == data["memory"]["compiled_bytes"]
     assert float(texts["cost"]) == pytest.approx(1e6 * 4e-3 * 0.36 / 3600)
-    assert "saves 0.600 (60 %)" in texts["serving"]
+    assert f"saves 0.600 (60{UNBROKEN}%)" in texts["serving"]
     assert texts["seconds"] == "3.75 s"
     assert found.rows["nodes-table"][1:] == [
         [node["name"], node["op"], node["precision"], node["form"], node["reason"]] for node in data["nodes"]
@@ -108,7 +108,7 @@ def test_figures_are_those_of_the_json(tmp_path: Path) -> None:
     assert [row[0] for row in found.rows["front-table"][1:]] == ["1.50×", "2.00×", "2.50×"]
     assert [row[2] for row in found.rows["front-table"][1:]] == ["40.0 dB", "", "31.2 dB"]
     assert found.rows["passes-table"][1] == ["place", "2", "7", "300.0 ms"]
-    assert "codes from -2.50 to 3.50" in texts["histograms"] and "1.2 % clipped" in texts["histograms"]
+    assert "codes from -2.50 to 3.50" in texts["histograms"] and f"1.2{UNBROKEN}% clipped" in texts["histograms"]
     text = page(full())
     for said in ("look here", "returned to float: softmax: measured slower", "place: softmax: a remark"):
         assert said in text
@@ -152,4 +152,22 @@ def test_numbers() -> None:
     assert [number(value) for value in (1234.5, 12.34, 0.001234, 1.5e9, float("inf"), 0.0)] == [
         "1234", "12.3", "0.00123", "1.5e+09", "inf", "0",
     ]  # fmt: skip
-    assert [percent(value) for value in (0.256, 0.0123, 0.0, float("nan"))] == ["26 %", "1.2 %", "0 %", "?"]
+    shown = [percent(value).replace(UNBROKEN, " ") for value in (0.256, 0.0123, 0.0, float("nan"))]
+    assert shown == ["26 %", "1.2 %", "0 %", "?"]
+
+
+def luminance(color: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(scheme: int) -> None:
+    style = (FOLDER / "page.css").read_text()
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6})", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
+    pairs = [(ink, paper) for ink in ("text", "quiet", "main", "other", "good") for paper in ("page", "card")]
+    for ink, paper in [*pairs, ("main", "main-soft"), ("other", "other-soft"), ("warn", "warn-soft")]:
+        bright, dim = sorted((luminance(colors[ink]), luminance(colors[paper])), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (ink, paper)  # WCAG 2.2, 1.4.3
