@@ -48,10 +48,7 @@ def report_of(
         samples=f"{found.samples} {origin} samples" if feeds else "no samples",
         warnings=list(warnings),
     )
-    if job.large:
-        size = f"{ir.weight_bytes(job.source) / 1e9:.1f} GB of weights"
-        report.warnings.append(f"not run, neither it nor the source: memory has no room for {size} and copies of them")
-    elif not feeds:
+    if not feeds:
         report.warnings.append(f"not measured: {job.unmeasured}; give samples (--data)")
     reasons = float_reasons(job.graph, job.target, job.diagnostics())
     report.nodes = [
