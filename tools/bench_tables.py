@@ -1,18 +1,20 @@
-"""Measures TableLookup against a plain copy of as many bytes, one thread.
+"""Measures TableLookup against a plain copy of as many bytes, and TableLookup2 against ONNX Runtime's QLinearMul.
 
-    python tools/bench_tables.py                                        every layout, in and beyond the caches
+    python tools/bench_tables.py                                        both tables, on one thread
     python tools/bench_tables.py --isa avx2 scalar --json result.json
 
-Both are nodes of ONNX Runtime sessions: lookups, and casts of bytes to the type that they have, which copy. The same
-tensor goes into several such nodes, one after the other, whose outputs nobody keeps, so that what a session costs by
-itself hardly counts, and what a node costs does, as in a model. A copy reads and writes as many bytes together as the
-lookup does: for floats, five a code.
+All are nodes of ONNX Runtime sessions; a copy is a cast of bytes to the type that they have. The same tensor goes into
+several such nodes, one after the other, whose outputs nobody keeps, so that what a session costs by itself hardly
+counts, and what a node costs does, as in a model. A copy reads and writes as many bytes together as the lookup does:
+for floats, five a code.
 
-Every figure is a median over rounds. In a round the candidates run one after the other, in one process, so what else
-the machine does meets all of them; ratios are taken within a round.
+Times are those that the thread has the processor for. Every figure is a median over rounds. In a round the candidates
+run one after the other, in one process, so what else the machine does meets all of them; ratios are taken within a
+round.
 
 GB/s       bytes read and written by the lookup
 of copy    the copy's time over the lookup's, with what it must reach
+of theirs  QLinearMul's time over TableLookup2's, where one code a channel is multiplied with the channel
 at best    the same from each candidate's fastest round
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -32,20 +35,21 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
 from qcompiler import native
 
 BAR = 0.8  # of a plain copy's speed
-SHORTEST = 0.002  # seconds that one timing takes at least, by repetition
+BAR_OF_PRODUCTS = 1.5  # of QLinearMul's
+SHORTEST = 0.0005  # seconds that one timing takes at least, by repetition
 FEWEST_ROUNDS = 5
-NODES = 16
+NODES = 8
 
 
 @dataclass(frozen=True)
-class Case:
+class Lookup:
     """A tensor of codes and the tables it is looked up in."""
 
     layout: str
@@ -68,31 +72,36 @@ class Case:
         return codes.astype(np.float32) if self.floats else codes
 
 
-CASES = tuple(
+LOOKUPS = tuple(
     case
     for floats in (False, True)
     for side in (16, 64, 128, 256, 1024)
     for case in (
-        Case("one table", (1, 64, side, side), None, floats),
-        Case("by channel", (1, 64, side, side), 1, floats),
-        Case("channel last", (1, side, side, 64), -1, floats),
+        Lookup("one table", (1, 64, side, side), None, floats),
+        Lookup("by channel", (1, 64, side, side), 1, floats),
+        Lookup("channel last", (1, side, side, 64), -1, floats),
     )
     if side < 1024 or not floats
 )
 
+PRODUCTS = ((64, 4, 16), (240, 3, 12), (64, 8, 32), (128, 10, 40), (32, 24, 96), (64, 40, 40), (32, 80, 80))
 
-def repeated(nodes: list[NodeProto], x: np.ndarray, constants: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """A run of a session in which each node takes X and makes what only a Shape looks at."""
-    outputs = [node.output[0] for node in nodes]
+
+def repeated(
+    operator: str, inputs: list[str], given: dict[str, np.ndarray], constants: dict[str, np.ndarray], **attributes: Any
+) -> Callable[[], Any]:
+    """A run of a session of several nodes with the same inputs, each of which makes what only a Shape looks at."""
+    outputs = [f"Y{i}" for i in range(NODES)]
+    nodes = [helper.make_node(operator, inputs, [output], **attributes) for output in outputs]
     shapes = [helper.make_node("Shape", [output], [f"{output}_s"]) for output in outputs]
     graph = helper.make_graph(
         [node for pair in zip(nodes, shapes) for node in pair],
         "repeated",
-        [helper.make_tensor_value_info("X", helper.np_dtype_to_tensor_dtype(x.dtype), None)],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, x.shape) for name, x in given.items()],
         [helper.make_tensor_value_info(f"{output}_s", TensorProto.INT64, None) for output in outputs],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+    opsets = [helper.make_opsetid(*opset) for opset in (("", 17), ("com.microsoft", 1), (native.DOMAIN, 1))]
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # or the copies would be left out
@@ -100,40 +109,54 @@ def repeated(nodes: list[NodeProto], x: np.ndarray, constants: dict[str, np.ndar
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    binding.bind_cpu_input("X", x)
+    for name, x in given.items():  # in memory of ONNX Runtime's, aligned as what its nodes make
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(x))
     for output in outputs:
-        shape = ort.OrtValue.ortvalue_from_numpy(np.zeros(x.ndim, np.int64))
+        shape = ort.OrtValue.ortvalue_from_numpy(np.zeros(given["X"].ndim, np.int64))
         binding.bind_ortvalue_output(f"{output}_s", shape)
     return partial(session.run_with_iobinding, binding)
 
 
-def lookups(case: Case) -> Callable[[], Any]:
-    x = np.random.default_rng(1).integers(0, 256, case.shape, dtype=np.uint8)
-    attributes = {} if case.axis is None else {"axis": case.axis}
-    nodes = [
-        helper.make_node("TableLookup", ["X", "table"], [f"Y{i}"], domain=native.DOMAIN, **attributes)
-        for i in range(NODES)
-    ]
-    return repeated(nodes, x, {"table": case.tables()})
+def codes(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
 
 
-def copies(case: Case) -> Callable[[], Any]:
-    x = np.random.default_rng(1).integers(0, 256, case.bytes // 2, dtype=np.uint8)
-    return repeated([helper.make_node("Cast", ["X"], [f"Y{i}"], to=TensorProto.UINT8) for i in range(NODES)], x, {})
+def lookups(case: Lookup) -> Callable[[], Any]:
+    axis = {} if case.axis is None else {"axis": case.axis}
+    x = codes(*case.shape)
+    return repeated("TableLookup", ["X", "table"], {"X": x}, {"table": case.tables()}, domain=native.DOMAIN, **axis)
+
+
+def copies(case: Lookup) -> Callable[[], Any]:
+    return repeated("Cast", ["X"], {"X": codes(case.bytes // 2)}, {}, to=TensorProto.UINT8)
+
+
+def products(operator: str, channels: int, height: int, width: int) -> Callable[[], Any]:
+    """X [1, channels, height, width] times S [1, channels, 1, 1], of which both are made as it goes."""
+    parameters = {
+        "x_scale": np.array(0.02, np.float32), "x_zero_point": np.array(100, np.uint8),
+        "s_scale": np.array(1 / 256, np.float32), "s_zero_point": np.array(0, np.uint8),
+        "y_scale": np.array(0.015, np.float32), "y_zero_point": np.array(90, np.uint8),
+    }
+    names = list(parameters)
+    ours = operator == "TableLookup2"
+    inputs = ["X", "S", *names] if ours else ["X", *names[:2], "S", *names[2:]]
+    given = {"X": codes(1, channels, height, width), "S": codes(1, channels, 1, 1)}
+    return repeated(operator, inputs, given, parameters, domain=native.DOMAIN if ours else "com.microsoft")
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
     """Of one node."""
     call()
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats / NODES
+    return (time.thread_time() - start) / repeats / NODES
 
 
-def measure(case: Case, budget: float) -> dict[str, Any]:
-    """One row of the table: medians over as many rounds as fit in ``budget`` seconds."""
-    candidates = {"ours": lookups(case), "copy": copies(case)}
+def measure(ours: Callable[[], Any], theirs: Callable[[], Any], budget: float) -> dict[str, Any]:
+    """One row of a table: medians over as many rounds as fit in ``budget`` seconds."""
+    candidates = {"ours": ours, "theirs": theirs}
     repeats = {name: max(1, round(SHORTEST / NODES / seconds(call, 1))) for name, call in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
@@ -141,12 +164,10 @@ def measure(case: Case, budget: float) -> dict[str, Any]:
         for name, call in candidates.items():
             times[name].append(seconds(call, repeats[name]))
     return {
-        **asdict(case),
-        "bytes": case.bytes,
         "rounds": len(times["ours"]),
         "seconds": {name: float(np.median(values)) for name, values in times.items()},
-        "of_copy": float(np.median(np.array(times["copy"]) / np.array(times["ours"]))),
-        "at_best": min(times["copy"]) / min(times["ours"]),
+        "ratio": float(np.median(np.array(times["theirs"]) / np.array(times["ours"]))),
+        "at_best": min(times["theirs"]) / min(times["ours"]),
     }
 
 
@@ -160,27 +181,36 @@ def measure_in_child(isa: str, budget: float) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        import platform
-
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return " ".join(" ".join(fields.values()).split())
+    """Its name, as Linux has it."""
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text().splitlines() if information.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
-def print_table(console: Console, result: dict[str, Any]) -> None:
-    table = Table(title=result["isa"])
+def judged(row: dict[str, Any], bar: float) -> str:
+    return f"[{'green' if row['ratio'] >= bar else 'red'}]{row['ratio']:.2f}[/] (≥ {bar:.2f})"
+
+
+def print_tables(console: Console, result: dict[str, Any]) -> None:
+    table = Table(title=f"TableLookup, {result['isa']}")
     for heading in ("tables", "Y", "KiB", "µs", "GB/s", "of copy", "at best"):
         table.add_column(heading, justify="right")
-    for row in result["rows"]:
-        met = row["of_copy"] >= BAR
+    for row in result["lookups"]:
+        ours = row["seconds"]["ours"]
         table.add_row(
-            row["layout"], "float32" if row["floats"] else "8 bits", f"{row['bytes'] / 1024:.0f}",
-            f"{row['seconds']['ours'] * 1e6:.1f}", f"{row['bytes'] / row['seconds']['ours'] / 1e9:.1f}",
-            f"[{'green' if met else 'red'}]{row['of_copy']:.2f}[/] (≥ {BAR:.2f})", f"{row['at_best']:.2f}",
+            row["layout"], "float32" if row["floats"] else "8 bits", f"{row['bytes'] / 1024:.0f}", f"{ours * 1e6:.1f}",
+            f"{row['bytes'] / ours / 1e9:.1f}", judged(row, BAR), f"{row['at_best']:.2f}",
+        )
+    console.print(table)
+    table = Table(title=f"TableLookup2, {result['isa']}")
+    for heading in ("X", "µs", "QLinearMul's", "of theirs", "at best"):
+        table.add_column(heading, justify="right")
+    for row in result["products"]:
+        table.add_row(
+            "×".join(map(str, row["shape"])), *[f"{seconds * 1e6:.1f}" for seconds in row["seconds"].values()],
+            judged(row, BAR_OF_PRODUCTS), f"{row['at_best']:.2f}",
         )
     console.print(table)
 
@@ -193,16 +223,28 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        rows = [measure(case, arguments.seconds) for case in CASES]
-        json.dump({"isa": native.isa(), "rows": rows}, sys.stdout)
+        budget = arguments.seconds
+        measured = {
+            "lookups": [
+                {**asdict(case), "bytes": case.bytes, **measure(lookups(case), copies(case), budget)}
+                for case in LOOKUPS
+            ],
+            "products": [
+                {"shape": shape, **measure(products("TableLookup2", *shape), products("QLinearMul", *shape), budget)}
+                for shape in PRODUCTS
+            ],
+        }
+        json.dump({"isa": native.isa(), **measured}, sys.stdout)
         return
     console = Console()
+    console.print(f"{processor()}, ONNX Runtime {ort.__version__}, one thread")
     results = []
     for isa in arguments.isa:
         results.append(measure_in_child(isa, arguments.seconds))
-        print_table(console, results[-1])
+        print_tables(console, results[-1])
     if arguments.json:
-        arguments.json.write_text(json.dumps({"onnxruntime": ort.__version__, "results": results}, indent=1))
+        machine = {"processor": processor(), "onnxruntime": ort.__version__}
+        arguments.json.write_text(json.dumps({**machine, "results": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ struct Table {
   explicit Table(const std::uint8_t* entries) {
     for (std::size_t part = 0; part < 4; ++part) parts[part] = _mm512_loadu_si512(entries + part * kLanes);
   }
+  explicit Table(const __m512i (&given)[4]) : parts{given[0], given[1], given[2], given[3]} {}
   __m512i look_up(__m512i index, __mmask64 upper) const {
     return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(parts[0], index, parts[1]),
                                   _mm512_permutex2var_epi8(parts[2], index, parts[3]));
@@ -41,37 +42,65 @@ void bytes(const std::uint8_t* x, std::size_t count, const std::uint8_t* entries
   }
 }
 
-// A table of words is looked up as four tables of bytes, whose results are woven together.
-void words(const std::uint8_t* x, std::size_t count, const std::uint32_t* entries, std::uint32_t* y) {
-  constexpr std::size_t kFewest = 256;  // below, taking the table apart takes longer than looking up an element at a time
-  std::size_t i = 0;
-  if (count >= kFewest) {
-    std::uint8_t planes[4][kTableEntries];
-    for (std::size_t entry = 0; entry < kTableEntries; entry += 16) {
-      const __m512i sixteen = _mm512_loadu_si512(entries + entry);
-      for (unsigned plane = 0; plane < 4; ++plane) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(planes[plane] + entry),
-                         _mm512_cvtepi32_epi8(_mm512_srli_epi32(sixteen, 8 * plane)));
+// 256 words as four tables of bytes.
+struct Planes {
+  __m512i planes[4][4];
+
+  explicit Planes(const std::uint32_t* entries) {
+    std::uint8_t by_plane[kLanes];
+    for (std::size_t i = 0; i < kLanes; ++i) by_plane[i] = static_cast<std::uint8_t>(i % 16 * 4 + i / 16);
+    const __m512i order = _mm512_loadu_si512(by_plane);
+    for (std::size_t part = 0; part < 4; ++part) {
+      __m512i words[4];  // each with quarters of the four planes, which then change places
+      for (std::size_t i = 0; i < 4; ++i) {
+        words[i] = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(entries + part * kLanes + i * 16));
       }
-    }
-    const Table tables[4] = {Table(planes[0]), Table(planes[1]), Table(planes[2]), Table(planes[3])};
-    // Weaving works within quarters of a register. So that the words come out in order, quarter j of the indices must
-    // hold the fours 4 * k + j.
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    for (; i + kLanes <= count; i += kLanes) {
-      const __m512i index = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(x + i));
-      const __mmask64 upper = _mm512_movepi8_mask(index);
-      __m512i found[4];
-      for (std::size_t plane = 0; plane < 4; ++plane) found[plane] = tables[plane].look_up(index, upper);
-      const __m512i lower[2] = {_mm512_unpacklo_epi8(found[0], found[1]), _mm512_unpackhi_epi8(found[0], found[1])};
-      const __m512i higher[2] = {_mm512_unpacklo_epi8(found[2], found[3]), _mm512_unpackhi_epi8(found[2], found[3])};
-      for (std::size_t half = 0; half < 2; ++half) {
-        _mm512_storeu_si512(y + i + half * 32, _mm512_unpacklo_epi16(lower[half], higher[half]));
-        _mm512_storeu_si512(y + i + half * 32 + 16, _mm512_unpackhi_epi16(lower[half], higher[half]));
-      }
+      const __m512i low01 = _mm512_shuffle_i32x4(words[0], words[1], 0x44);
+      const __m512i low23 = _mm512_shuffle_i32x4(words[2], words[3], 0x44);
+      const __m512i high01 = _mm512_shuffle_i32x4(words[0], words[1], 0xEE);
+      const __m512i high23 = _mm512_shuffle_i32x4(words[2], words[3], 0xEE);
+      planes[0][part] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+      planes[1][part] = _mm512_shuffle_i32x4(low01, low23, 0xDD);
+      planes[2][part] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+      planes[3][part] = _mm512_shuffle_i32x4(high01, high23, 0xDD);
     }
   }
-  look_up(x + i, count - i, entries, y + i);
+  Table table(std::size_t plane) const { return Table(planes[plane]); }
+};
+
+// A table of words is looked up as four tables of bytes, whose results are woven together.
+void words(const std::uint8_t* x, std::size_t count, const std::uint32_t* entries, std::uint32_t* y) {
+  constexpr std::size_t kFewest = 160;  // below, taking the table apart takes longer than looking up an element at a time
+  if (count < kFewest) return look_up(x, count, entries, y);
+  const Planes planes(entries);
+  const Table tables[4] = {planes.table(0), planes.table(1), planes.table(2), planes.table(3)};
+  // Weaving works within quarters of a register. So that the words come out in order, quarter j of the indices must hold
+  // the fours 4 * k + j.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const auto sixty_four = [&](__m512i codes, __m512i (&found)[4]) {
+    const __m512i index = _mm512_permutexvar_epi32(order, codes);
+    const __mmask64 upper = _mm512_movepi8_mask(index);
+    __m512i bytes[4];
+    for (std::size_t plane = 0; plane < 4; ++plane) bytes[plane] = tables[plane].look_up(index, upper);
+    const __m512i lower[2] = {_mm512_unpacklo_epi8(bytes[0], bytes[1]), _mm512_unpackhi_epi8(bytes[0], bytes[1])};
+    const __m512i higher[2] = {_mm512_unpacklo_epi8(bytes[2], bytes[3]), _mm512_unpackhi_epi8(bytes[2], bytes[3])};
+    for (std::size_t half = 0; half < 2; ++half) {
+      found[2 * half] = _mm512_unpacklo_epi16(lower[half], higher[half]);
+      found[2 * half + 1] = _mm512_unpackhi_epi16(lower[half], higher[half]);
+    }
+  };
+  __m512i found[4];
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    sixty_four(_mm512_loadu_si512(x + i), found);
+    for (std::size_t part = 0; part < 4; ++part) _mm512_storeu_si512(y + i + part * 16, found[part]);
+  }
+  if (i == count) return;
+  const __mmask64 mask = first(count - i);
+  sixty_four(_mm512_maskz_loadu_epi8(mask, x + i), found);
+  for (std::size_t part = 0; part < 4; ++part) {
+    _mm512_mask_storeu_epi32(y + i + part * 16, static_cast<__mmask16>(mask >> part * 16), found[part]);
+  }
 }
 
 }  // namespace

@@ -24,7 +24,14 @@ void look_up_by_column(const std::uint8_t* x, std::size_t rows, std::size_t colu
   for (std::size_t first = 0; first < columns; first += kColumns) {
     const std::size_t end = first + kColumns < columns ? first + kColumns : columns;
     for (std::size_t row = 0; row < rows; ++row) {
-      for (std::size_t i = first; i < end; ++i) y[row * columns + i] = tables[i * kTableEntries + x[row * columns + i]];
+      const std::size_t at = row * columns;
+      std::size_t i = first;
+      for (; i + 8 <= end; i += 8) {
+        std::uint64_t eight;
+        __builtin_memcpy(&eight, x + at + i, sizeof eight);
+        for (std::size_t j = 0; j < 8; ++j) y[at + i + j] = tables[(i + j) * kTableEntries + (eight >> 8 * j & 0xFF)];
+      }
+      for (; i < end; ++i) y[at + i] = tables[i * kTableEntries + x[at + i]];
     }
   }
 }

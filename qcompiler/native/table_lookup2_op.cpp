@@ -18,7 +18,7 @@ constexpr const char* kInputs[] = {"X",       "S",            "x_scale", "x_zero
                                    "s_scale", "s_zero_point", "y_scale", "y_zero_point"};
 
 // A channel of fewer codes is multiplied without a table, which would be 256 products.
-constexpr std::size_t kWorthATable = 2 * kTableEntries;
+constexpr std::size_t kWorthATable = kTableEntries + kTableEntries / 4;
 
 class TableLookup2Kernel {
  public:

@@ -42,7 +42,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("product", [UNSIGNED, SIGNED])
-@pytest.mark.parametrize("inner", [1, 3, 37, 256, 511, 512, 513, 1009])
+@pytest.mark.parametrize("inner", [1, 3, 37, 256, 319, 320, 321, 1009])
 def test_every_pair_of_codes(isa: str, product: QuantizedProduct, inner: int) -> None:
     x = np.tile(np.arange(256, dtype=np.uint8), (256, 5))[:, : max(inner, 256)].view(product.codes)
     x = np.concatenate([np.roll(x, shift, 1)[:, :inner] for shift in range(0, x.shape[1], inner)])
@@ -73,7 +73,7 @@ def test_shapes_that_can_be_repeated(
 @given(st.data(), st.sampled_from([np.uint8, np.int8]), st.integers(1, 700))
 def test_is_what_qlinearmul_makes(data: st.DataObject, of: type, inner: int) -> None:
     limits = np.iinfo(of)
-    scale = st.floats(2**-13, 16, width=32)
+    scale = st.floats(2**-7, 4, width=32)  # farther apart, QLinearMul's sums leave 32 bits
     zero_point = st.integers(int(limits.min), int(limits.max))
     product = QuantizedProduct(*[(data.draw(scale), data.draw(zero_point)) for _ in range(3)], of)
     x, s = codes((2, 9, inner), of), codes((2, 9, 1), of, 1)
