@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ sys.path.insert(0, str(ROOT))
 
 from models import recipe  # noqa: E402
 from models.generation import Decoder, likeliest, log_probabilities  # noqa: E402
+from models.language import LENGTH  # noqa: E402
 from models.packages import FetchError  # noqa: E402
 from models.recipe import Feed  # noqa: E402
 from models.stories15m import stories  # noqa: E402
@@ -78,7 +80,9 @@ ROUNDINGS = ("rtn", "mse", "hqq", "gptq")
 
 
 def theirs(label: str, model: Path, samples: Path | None, out: Path) -> Path:
-    """A peer's 4-bit model; some methods look at samples. Raises FetchError with what it said when it fails."""
+    """A peer's 4-bit model, where it is not there yet; some look at samples. Raises FetchError when it fails."""
+    if out.exists():
+        return out
     peer, method = PEERS[label]
     command = [peer.python(), ROOT / "tools" / "peers" / peer.runner, model, samples or "-", out, method]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -114,18 +118,20 @@ def turn(decoder: Decoder, prompt: np.ndarray, count: int) -> Turn:
     return Turn(read - start, time.perf_counter() - read)
 
 
-def speed(name: str, folder: Path, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+def forms(name: str, folder: Path) -> dict[str, Path]:
+    """The three that are compared."""
+    source = recipe(name).cached()
+    return {
+        "float": source,
+        "nbits": theirs("ort symmetric", source, None, folder / f"{name}-cached-ort-symmetric.onnx"),
+        "ours": ours(source, "rtn", None, folder / f"{name}-cached-qcompiler-rtn.onnx"),
+    }
+
+
+def speed(name: str, files: dict[str, Path], threads: int, options: argparse.Namespace) -> dict[str, Any]:
     """Both rates of each form of a model, medians, and MatMulNBits' times over ours."""
-    one = recipe(name)
-    assert one.cached and one.tokenizer
-    source = one.cached()
-    files = {"float": source, "nbits": folder / f"{name}-nbits.onnx", "ours": folder / f"{name}-ours.onnx"}
-    if not files["nbits"].exists():
-        theirs("ort symmetric", source, None, files["nbits"])
-    if not files["ours"].exists():
-        ours(source, "rtn", None, files["ours"])
     decoders = {label: Decoder(opened(path, threads)) for label, path in files.items()}
-    ids = np.concatenate([feed["input_ids"] for feed in one.evaluation(-(-options.prompt // 64))], axis=1)
+    ids = np.concatenate([feed["input_ids"] for feed in recipe(name).evaluation(-(-options.prompt // LENGTH))], axis=1)
     prompt = ids[:, : options.prompt]
 
     for decoder in decoders.values():
@@ -200,11 +206,8 @@ def quality(folder: Path, options: argparse.Namespace, say: Callable[[str], None
     samples = folder / "samples.npz"
     write_stacks(feeds, samples)
 
-    made: dict[str, Callable[[Path], Path]] = {}
-    for label in PEERS:
-        made[label] = lambda out, label=label: theirs(label, source, samples, out)  # type: ignore[misc]
-    for rounding in ROUNDINGS:
-        made[f"qcompiler {rounding}"] = lambda out, rounding=rounding: ours(source, rounding, feeds, out)  # type: ignore[misc]
+    made = {label: partial(theirs, label, source, samples) for label in PEERS}
+    made |= {f"qcompiler {rounding}": partial(ours, source, rounding, feeds) for rounding in ROUNDINGS}
 
     rows: list[dict[str, Any]] = [{"tool": "float"}]
     files = {"float": source}
@@ -292,7 +295,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="for each model and number of threads")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of the stories to judge by")
     parser.add_argument("--calibrate", nargs="+", type=int, default=[101, 102], help="seeds of those to calibrate on")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there; those for speed are reused")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there; peers' are reused")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured there")
     options = parser.parse_args()
     if set(options.seeds) & set(options.calibrate):
@@ -308,9 +311,10 @@ def main() -> int:
             if options.only != "quality":
                 result["speed"] = []
                 for name in options.models:
+                    files = forms(name, folder)
                     for threads in options.threads:
-                        say(f"{name}, {threads} threads")
-                        result["speed"].append(speed(name, folder, threads, options))
+                        say(f"{name}, threads: {threads}")
+                        result["speed"].append(speed(name, files, threads, options))
                 console.print(speed_table(result["speed"]))
             if options.only != "speed":
                 result["quality"] = quality(folder, options, say)
