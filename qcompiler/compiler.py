@@ -423,12 +423,20 @@ class Compilation:
         return list(names)
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
-        return calibrate.collect(self.graph, tensors, self.samples(), on_sample=self.counted)
+        counted = calibrate.Calibration(self.graph, tensors, scheduler=calibrate.Threads(), on_sample=self.counted)
+        return counted.run(self.samples())
 
     def counted(self, done: int, total: int | None) -> None:
         """Says how many samples are counted."""
         if self.options.progress is not None:
             self.options.progress("calibrate", done, total)
+
+    @cached_property
+    def large(self) -> bool:
+        """Whether memory has no room to run the source, and weights go from file to file."""
+        available = available_bytes()
+        small = self.kind.quantize != "weights" or self.target.verifier != "onnxruntime"
+        return not small and 0 < available < COPIES * ir.weight_bytes(self.source)
 
     def samples(self) -> Samples:
         if self.data is None:

@@ -7,7 +7,7 @@ from qcompiler.calibrate.keys import model_key
 from qcompiler.calibrate.moments import Moments, second_moments
 from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
-from qcompiler.calibrate.schedulers import scheduler
+from qcompiler.calibrate.schedulers import Threads, scheduler
 from qcompiler.calibrate.shards import Shard, merge_shards
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics
 
@@ -21,6 +21,7 @@ __all__ = [
     "Shard",
     "Statistics",
     "TensorStatistics",
+    "Threads",
     "clipped",
     "collect",
     "merge_shards",

@@ -145,5 +145,5 @@ class Calibration:
 
     def _refuse(self, counter: Counter) -> None:
         if counter.skipped and not self.skip_bad:
-            sample, why = next(iter(counter.skipped.items()))
+            sample, why = min(dict(counter.skipped).items())  # threads may still add to it
             raise DataError(f"sample {sample} fails", why=why, fix="repair it or leave it out with --skip-bad")

@@ -1,4 +1,4 @@
-"""Where samples are counted: in this process, in a pool of processes, or on a Dask cluster.
+"""Where samples are counted: in this process, in threads of it or in a pool of processes, or on a Dask cluster.
 
 All of them give the same statistics, bit for bit: each sample is run by itself, by one thread of ONNX Runtime (more
 threads add up in another order), and what the samples held is added as integers.
@@ -11,12 +11,14 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import onnx
@@ -99,6 +101,54 @@ class _Now:
 
     def so_far(self) -> tuple[Statistics, int]:
         return replace(self.collector.statistics(), skipped=dict(self.skipped)), self.next_sample
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Counts in threads of this process, each with a session of its own: nothing has to be started or sent."""
+
+    workers: int = field(default_factory=runtime.processors)
+
+    @contextmanager
+    def open(self, graph: ir.Graph, tensors: Sequence[str]) -> Iterator[Counter]:
+        with ExitStack() as stack:
+            collectors = [stack.enter_context(Collector(graph, tensors, threads=1)) for _ in range(self.workers)]
+            yield _SideBySide(stack.enter_context(ThreadPoolExecutor(self.workers)), collectors)
+
+
+class _SideBySide:
+    def __init__(self, pool: ThreadPoolExecutor, collectors: Sequence[Collector]) -> None:
+        self.pool, self.collectors = pool, collectors
+        self.idle: SimpleQueue[Collector] = SimpleQueue()
+        for collector in collectors:
+            self.idle.put(collector)
+        self.waiting: deque[Future[None]] = deque()
+        self.skipped: dict[int, str] = {}
+        self.next_sample = 0
+
+    def add(self, sample: int, feed: Feed) -> None:
+        self.waiting.append(self.pool.submit(self._observe, sample, feed))
+        self.next_sample = sample + 1
+        if len(self.waiting) > len(self.collectors):  # one ahead, so that samples do not pile up
+            self.waiting.popleft().result()
+
+    def _observe(self, sample: int, feed: Feed) -> None:
+        collector = self.idle.get()
+        try:
+            collector.observe(feed, sample)
+        except DataError as error:
+            self.skipped[sample] = error.why or error.what
+        finally:
+            self.idle.put(collector)
+
+    def finish(self) -> None:
+        while self.waiting:
+            self.waiting.popleft().result()
+
+    def so_far(self) -> tuple[Statistics, int]:
+        self.finish()
+        found = reduce(Statistics.merge, [collector.statistics() for collector in self.collectors])
+        return replace(found, skipped=dict(sorted(self.skipped.items()))), self.next_sample
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from qcompiler.calibrate import (
     Checkpoint,
     Shard,
     Statistics,
+    Threads,
     calibration,
     merge_shards,
     sample_rows,
@@ -217,6 +218,19 @@ def test_sources_that_break_off_cannot_be_skipped() -> None:
 
     with pytest.raises(DataError, match="raised an error at sample 1"):
         of(skip_bad=True).run(open_samples(broken, GRAPH.inputs))
+
+
+def test_threads_count_the_same(path: str, tmp_path: Path) -> None:
+    given = feeds() * 3
+    given[5]["x"][0] = 0.0  # log: −inf
+    given[40] = {"x": np.ones(2, np.float32)}
+    whole = content(of(skip_bad=True).run(samples(given)))
+    assert content(of(scheduler=Threads(3), skip_bad=True).run(samples(given))) == whole
+    checkpoint = tmp_path / "c"
+    with pytest.raises(DataError, match="sample 40 fails"):
+        of(scheduler=Threads(3), checkpoint=checkpoint).run(samples(given))
+    resumed = of(scheduler=Threads(3), skip_bad=True, checkpoint=checkpoint, resume=True).run(samples(given))
+    assert content(resumed) == whole
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cli.programs import invoke, run, samples, spawn
+from onnx import numpy_helper
 
 from qcompiler.calibrate import Statistics
 
@@ -63,6 +65,26 @@ def test_the_observer_that_statistics_were_taken_for_is_insisted_on(folder: Path
     assert invoke(*CALIBRATE, "-o", "s.npz").code == 0
     for observer in ("mse", "entropy"):
         assert invoke(*made, "-o", "a.onnx", "--observer", observer).code == 0, "these serve any"
+
+
+SILU = """<ir_version: 9, opset_import: ["" : 17]>
+g (float[n, 3, 16, 16] x, float[8, 3, 3, 3] w, float[4, 8, 1, 1] v) => (float[n, 4, 14, 14] y) {
+    c = Conv(x, w) s = Sigmoid(c) m = Mul(c, s) y = Conv(m, v)
+}"""
+
+
+def test_compile_counts_as_calibrate_does(folder: Path) -> None:
+    model = onnx.parser.parse_model(SILU)
+    for name, shape in (("w", (8, 3, 3, 3)), ("v", (4, 8, 1, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(samples(shape), name))
+    del model.graph.input[1:]
+    onnx.save(model, folder / "silu.onnx")
+    for name in ("conv", "silu"):
+        made = ("compile", f"{name}.onnx", "--no-timing", "-o")
+        assert invoke(*made, "a.onnx", "--data", "conv.npz").code == 0
+        assert invoke("calibrate", f"{name}.onnx", "--data", "conv.npz", "-o", "s.npz").code == 0
+        assert invoke(*made, "b.onnx", "--stats", "s.npz").code == 0
+        assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes(), name
 
 
 def test_bad_samples_are_skipped_and_listed(folder: Path) -> None:

@@ -58,11 +58,11 @@ def test_fp8(folder: Path, alone: None) -> None:
 
 
 def test_several_targets_share_one_calibration(folder: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qcompiler import calibrate
+    from qcompiler.calibrate import Calibration
 
     runs: list[int] = []
-    collect = calibrate.collect
-    monkeypatch.setattr(calibrate, "collect", lambda *a, **k: (runs.append(1), collect(*a, **k))[1])
+    run = Calibration.run
+    monkeypatch.setattr(Calibration, "run", lambda *given: (runs.append(1), run(*given))[1])
     done = invoke(*COMPILE, "-o", "out", "--target", "ort-cpu", "--target", "tensorrt")
     assert done.code == 0, done
     assert types(folder / "out" / "conv.tensorrt.onnx") == {"INT8"}
