@@ -431,13 +431,6 @@ class Compilation:
         if self.options.progress is not None:
             self.options.progress("calibrate", done, total)
 
-    @cached_property
-    def large(self) -> bool:
-        """Whether memory has no room to run the source, and weights go from file to file."""
-        available = available_bytes()
-        small = self.kind.quantize != "weights" or self.target.verifier != "onnxruntime"
-        return not small and 0 < available < COPIES * ir.weight_bytes(self.source)
-
     def samples(self) -> Samples:
         if self.data is None:
             raise DataError(
