@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 QUANTITIES = ("error", "seconds", "bytes")
-SECONDS = 5.0
+SECONDS = 1.0
 """How long the solver may look, at most; it then returns the best that it has."""
-GAP = 1e-4
+GAP = 1e-2
 """How far, as a share, the solution may be from the best there is."""
 
 Pick = tuple[str, str]

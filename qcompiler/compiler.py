@@ -18,6 +18,9 @@ import onnxruntime as ort
 from qcompiler import ahead, calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
+from qcompiler.goal import Goal
+from qcompiler.improve import EFFORTS
+from qcompiler.meet import Meeting
 from qcompiler.memory import peak_bytes
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass
@@ -25,7 +28,7 @@ from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.refine import Candidate, Refiner
-from qcompiler.report import Report, StageRecord
+from qcompiler.report import FrontRecord, Report, StageRecord
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
@@ -48,8 +51,9 @@ class Options:
     ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
     what is slower. ``details``: whether to measure what only the whole report shows: error by depth, the worst tensors,
     memory. ``passes``: changes to the pipeline, see ``registry.edited``.
-    ``threads``: for measuring speed. ``samples``: how many samples speed and agreement are measured on, fewer where
-    they are large. ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done,
+    ``improve``: how much is spent on fidelity, one of ``improve.EFFORTS``. ``goal``: what the model is to keep or may
+    take. ``threads``: for measuring speed. ``samples``: how many samples speed and agreement are measured on, fewer
+    where they are large. ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done,
     total)``.
     """
 
@@ -66,6 +70,8 @@ class Options:
     timing: bool = True
     details: bool = False
     passes: tuple[str, ...] = ()
+    improve: str = "fast"
+    goal: Goal | None = None
     threads: int = 1
     samples: int = 64
     after: Callable[[Pass, ir.Graph], None] | None = None
@@ -194,6 +200,7 @@ class Compilation:
         self.observers: dict[str, str] = {}
         self.stages = _Stages(options.progress)
         self.runs: list[PassRun] = []
+        self.front: list[FrontRecord] = []
         with self.stages("load"):
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
@@ -212,6 +219,8 @@ class Compilation:
         self.rounding = rounding.Rounding(self) if self.target.weight.four_bits else None
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
+        if self.options.goal is not None:
+            self.refuse_goal()
         self.clean()
         if self.target.verifier != "onnxruntime":
             ahead.refuse(self)
@@ -243,12 +252,28 @@ class Compilation:
                 candidate = builder.refined()
             return self.finish(statistics, *ahead.finished(self, builder, candidate, statistics))
         refiner = Refiner(self, ctx, replayed)
+        self.front = refiner.front
         with self.stages("verify"):
             candidate = refiner.refined()
+        if not replayed and self.options.goal is not None:
+            with self.stages("meet"):
+                standing = Meeting(self, refiner, self.options.goal).met(candidate)
+            warnings = unfaithful(self, standing.candidate.plan, statistics, standing.found)
+            return self.finish(statistics, standing.candidate, standing.found, warnings)
         if not replayed:
             return self.finish(statistics, *settled(self, candidate, statistics))
         found = measured(self, candidate.graph)
         return self.finish(statistics, candidate, found, unfaithful(self, candidate.plan, statistics, found))
+
+    def refuse_goal(self) -> None:
+        """Raises where no mixture can be weighed."""
+        fix = "leave out what is to be met, or use --target ort-cpu --precision int8"
+        if self.kind.quantize != "static" or self.target.verifier != "onnxruntime":
+            what = f"{self.target.name} at {self.precision} has nothing to choose from"
+            raise TargetError(what, why="8 bits with ranges from samples are mixed with float by time measured here",
+                              fix=fix)  # fmt: skip
+        if self.data is None or not self.options.timing:
+            raise DataError("what is to be met is measured", where=self.name, fix="give samples, and leave timing on")
 
     def clean(self) -> None:
         with self.stages("clean"):
@@ -309,6 +334,8 @@ class Compilation:
             self.known(statistics.smoothing, "the statistics belong")
             plan = replace(ctx.plan, smoothing=statistics.smoothing, rounding=statistics.rounding)
             ctx = replace(ctx, plan=plan)
+        if statistics is None and self.options.improve == "none":
+            return ctx
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
             if statistics is None:
@@ -329,15 +356,16 @@ class Compilation:
 
     def typical(self, *, skip_bad: bool) -> list[Feed]:
         """The few samples that weights are rounded for."""
+        count = EFFORTS[self.options.improve].rounding_samples
         if not skip_bad:
-            return spread(self.samples(), calibrate.moments.SAMPLES)
+            return spread(self.samples(), count)
         found: list[Feed] = []
         with session(self.graph) as model:
             for feed in self.samples().good():
                 with suppress(ModelError):
                     run(model, feed)
                     found.append(feed)
-                if len(found) == calibrate.moments.SAMPLES:
+                if len(found) == count:
                     break
         return found
 

@@ -1,8 +1,9 @@
 """Buys fidelity with speed where it is cheap: which operators to leave in float so that the outputs stay true.
 
 The error that each quantized tensor alone causes at the outputs is measured (``sensitivity``), the time that each
-operator takes in both forms is read off the runtime's profiler. Errors add up in power, times add up; so the effect of
-leaving any set of operators in float is predicted by placing again, and only the chosen set is built and measured.
+operator takes in both forms is read off the runtime's profiler. Errors add up in power, times add up; so the most
+faithful mixture for any time is a mixed-integer program (``mixture``). A few of these are measured with switches, and
+only the best of them are built.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 
 from qcompiler import ir, numerics
 from qcompiler.calibrate import Statistics, TensorStatistics
+from qcompiler.calibrate.moments import SAMPLES as ROUNDING_SAMPLES
 from qcompiler.calibrate.observers import histogram
 from qcompiler.cost import cost_of
+from qcompiler.mixture import FLOAT, Mixture, mixture, owners
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
 from qcompiler.sensitivity import Switchboard, contributions
+from qcompiler.target import Target
 from qcompiler.verify.profile import Profile
 
 FLOOR = 20.0
@@ -39,22 +43,36 @@ WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
 OTHER_RANGES = 5
 MOST_RANGES = 12
-RANGE_SAMPLES = 3
-"""Samples that other ranges are tried on."""
-WALK_SAMPLES = 6
-"""Samples that it is measured on how many operators to leave in float."""
-STEPS = (12, 3)
-"""Steps in how many actions are tried together: first over all of them, then around the best of these."""
-SAMPLES = 4
-"""Samples that sensitivity is measured on."""
-SECONDS = 3.0
-"""Spent on measuring sensitivity, and as much on other ranges: large models are measured less finely."""
+TOLD_SAMPLES = 16
+"""Samples that the fidelity of mixtures is told on before any is built."""
+POINTS = 8
+"""Mixtures that are looked for: the most faithful ones for as many times of a run."""
 SWITCHED = 0.5
 """Part of a float run that the effect of one switch takes: see ``Switchboard``."""
-WALK_TRIES = 14
-"""How many numbers of actions these steps come to, about."""
-MOST_ACTIONS = 90
-"""Actions looked at closely: those whose tensors make the most noise."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent. ``built``: mixtures that are built and measured, at most; ``seconds``: on measuring
+    sensitivity, and as much on other ranges, large models being measured less finely; ``fidelity_seconds``: float runs
+    of this much time are what each plan is judged on; ``samples``, ``range_samples`` and ``rounding_samples`` that
+    sensitivity and ranges are measured on and weights rounded for; ``whole_front``: whether all mixtures that are
+    looked for are built."""
+
+    built: int
+    seconds: float = 3.0
+    fidelity_seconds: float = 2.0
+    samples: int = 4
+    range_samples: int = 3
+    rounding_samples: int = ROUNDING_SAMPLES
+    whole_front: bool = False
+
+
+EFFORTS = {
+    "none": Effort(0),
+    "fast": Effort(4),
+    "full": Effort(POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True),
+}
 
 
 def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float, float]]:
@@ -72,21 +90,6 @@ def worth(decibels: float, slowdown: float) -> float:
     """What a plan is worth, in percent of the run time: see ``SHORT`` and ``BEYOND``, less the time it takes."""
     short, beyond = max(0.0, FLOOR - decibels), max(0.0, decibels - FLOOR)
     return BEYOND * beyond - SHORT * short - 100.0 * math.log(slowdown)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """``power``: by tensor of the plan, the noise-to-signal ratio that rounding it causes at the outputs, summed over
-    the measuring points."""
-
-    power: Mapping[str, float]
-
-    def total(self, plan: Plan) -> float:
-        return sum(self.power.get(name, 0.0) for name in {site.tensor for site in plan.sites})
-
-    def decibels(self, plan: Plan) -> float:
-        total = self.total(plan)
-        return -10.0 * math.log10(total) if total > 0.0 else math.inf
 
 
 def weight_noise(
@@ -130,17 +133,6 @@ def mean_square(seen: TensorStatistics) -> float:
     return float(np.sum(bins.counts * bins.center.astype(np.float64) ** 2)) / total if total else 0.0
 
 
-def owners(graph: ir.Graph, plan: Plan) -> tuple[set[str], dict[ir.Tensor, str]]:
-    """(products of the plan, and for each tensor the last product before it, "" where there is none)."""
-    heavy = {site.node for site, quant in plan.sites.items() if quant.origin == "weights" and site.index == 1}
-    owner: dict[ir.Tensor, str] = {}
-    for _, node in ir.all_nodes(graph):
-        own = node.name if node.name in heavy else next((owner[t] for t in node.inputs if owner.get(t)), "")
-        for tensor in node.outputs:
-            owner[tensor] = own
-    return heavy, owner
-
-
 def groups_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
     """Activation tensors of the plan that are judged together: what lies between one product and the next is one
     group, but what a product reads is a group of its own."""
@@ -156,16 +148,6 @@ def groups_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
         alone = bool(tie & read) or not owner.get(tensor)
         grouped[("read", min(tie)) if alone else ("inside", owner[tensor])].add(name)
     return [frozenset(names) for names in grouped.values()]
-
-
-def actions_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
-    """Sets of nodes that may be left in float: each product, and the light operators behind each."""
-    heavy, owner = owners(graph, plan)
-    behind: dict[str, set[str]] = defaultdict(set)
-    for _, node in ir.all_nodes(graph):
-        if node.name in plan.intended and node.name not in heavy and node.outputs and owner.get(node.outputs[0]):
-            behind[owner[node.outputs[0]]].add(node.name)
-    return [frozenset([name]) for name in sorted(heavy)] + [frozenset(names) for _, names in sorted(behind.items())]
 
 
 def spaced(feeds: Sequence[Feed], count: int) -> list[Feed]:
@@ -185,11 +167,16 @@ def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dic
 
 @dataclass(frozen=True)
 class Option:
-    """Nodes to leave in float, with the reason, the fidelity in dB that is predicted of it and what it is worth."""
+    """Nodes to leave in float, with the reason, and what is predicted of it: the fidelity in dB and how many times as
+    long a run takes."""
 
     kept: Mapping[str, str]
     decibels: float
-    worth: float
+    slowdown: float
+
+    @property
+    def worth(self) -> float:
+        return worth(self.decibels, self.slowdown)
 
 
 class Improver:
@@ -206,18 +193,22 @@ class Improver:
         statistics: Statistics,
         feeds: Sequence[Feed],
         profiles: tuple[Profile, Profile],
+        target: Target,
         place: Callable[[Plan], Plan],
         allowed: float,
+        effort: Effort,
     ) -> None:
         self.graph, self.plan, self.statistics, self.feeds = graph, plan, statistics, feeds
-        self.place, self.allowed = place, allowed
-        self.runs = max(1, int(SECONDS / (SWITCHED * profiles[0].total)))
+        self.target, self.place, self.allowed = target, place, allowed
+        self.effort = effort
+        self.runs = max(1, int(effort.seconds / (SWITCHED * profiles[0].total)))
         self.cost = cost_of(graph, plan, *profiles, statistics)
-        self.points = before_softmax(graph, measuring_points(graph))
+        self.outputs = measuring_points(graph)
+        self.points = before_softmax(graph, self.outputs)
         self.groups = groups_of(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in self.groups]
-        parts = contributions(graph, plan, trials, list(self.points), spaced(feeds, SAMPLES), self.runs)
+        parts = contributions(graph, plan, trials, list(self.points), spaced(feeds, effort.samples), self.runs)
         self.activations = spread_over(self.groups, [together(part, self.points) for part in parts])
 
     def with_better_ranges(self) -> Plan:
@@ -256,7 +247,8 @@ class Improver:
         if not trials:
             return {}
         baseline = [{name: quants[name]} for name in noisy]
-        parts = contributions(graph, plan, [*baseline, *trials], list(points), spaced(feeds, RANGE_SAMPLES), self.runs)
+        few = spaced(feeds, self.effort.range_samples)
+        parts = contributions(graph, plan, [*baseline, *trials], list(points), few, self.runs)
         power = [together(part, points) for part in parts]
         least = dict(zip(noisy, power))
         best: dict[str, tuple[float, float]] = {}
@@ -266,82 +258,63 @@ class Improver:
         first = dict(zip(noisy, power))
         return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
 
+    def mixture(self, plan: Plan) -> Mixture:
+        """Of the solved plan: what may be left in float beside what it leaves."""
+        noise = {**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)}
+        return mixture(self.graph, plan, noise, self.cost, self.target)
+
     def options(self, plan: Plan, measured: float) -> list[Option]:
         """What may be left in float beside what the solved ``plan`` leaves, the least first; affordable options only.
 
-        Actions are ordered by what they would buy for their time if noise and time just added up. How many of them to
-        take is then measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's
-        fidelity in dB at the outputs; what the switches tell, on few samples and before a Softmax, is shifted to agree.
+        Each is the most faithful mixture for some time of a run if noise and time just add up; how faithful is then
+        measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's fidelity in dB at
+        the outputs; what the switches tell, on few samples, is shifted to agree.
         """
-        noise = Noise({**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)})
-        quants = {site.tensor: quant for site, quant in plan.sites.items()}
-        weights = {site.tensor for site, q in plan.sites.items() if q.origin == "weights" and site.index == 1}
+        found = self.mixture(plan)
+        fastest = self.seconds(plan)
+        slowest = min(self.allowed, found.problem.price(dict.fromkeys(found.sites, FLOAT)).seconds)
+        trials: dict[frozenset[str], Plan] = {}
+        for step in range(POINTS):
+            # Closer together where they are fast: there a little time buys most.
+            seconds = fastest + max(0.0, slowest - fastest) * ((step + 0.1) / POINTS) ** 1.5
+            picks = found.problem.best("error", {"seconds": seconds})
+            if picks is not None:
+                trial = self.without(plan, found.kept(picks))
+                trials.setdefault(plan.intended - trial.intended, trial)
+        decibels = self.predicted([plan, *trials.values()])
+        shift = measured - decibels[0]
+        options: list[Option] = []
+        sure = math.inf
+        told = sorted(zip(trials.items(), decibels[1:]), key=lambda one: -self.seconds(one[0][1]))
+        for (kept, trial), found_decibels in told:
+            # More in float is rarely worse: where few samples say so, they were lucky with less.
+            sure = min(sure, found_decibels + shift, ENOUGH)
+            slowdown = max(self.seconds(trial) / fastest, 1e-3)
+            if kept and self.seconds(trial) < self.allowed:
+                reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
+                options.append(Option(dict.fromkeys(sorted(kept), reason), sure, slowdown))
+        return options[::-1]
+
+    def predicted(self, plans: Sequence[Plan]) -> list[float]:
+        """Fidelity in dB of plans that differ in what they leave in float, told by the switches of all tensors on that
+        they round. The first plan rounds all that others do."""
+        quants = {site.tensor: quant for site, quant in plans[0].sites.items()}
+        weights = {site.tensor for site, q in plans[0].sites.items() if q.origin == "weights" and site.index == 1}
         groups = [*(group & quants.keys() for group in self.groups), *(frozenset([name]) for name in sorted(weights))]
         trials = [{name: quants[name] for name in group} for group in groups]
-        order = self.ordered(plan, noise)
-        feeds = spaced(self.feeds, max(2, min(WALK_SAMPLES, self.runs // WALK_TRIES)))
-        tried: dict[int, tuple[Plan, float]] = {}
-        with Switchboard(self.graph, plan, trials, list(self.points), feeds) as board:
+        feeds = spaced(self.feeds, max(2, min(TOLD_SAMPLES, self.runs // (POINTS + 1))))
+        found = []
+        with Switchboard(self.graph, plans[0], trials, list(self.outputs), feeds) as board:
+            for plan in plans:
+                rounded = {site.tensor for site in plan.sites}
+                noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
+                worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
+                found.append(-10.0 * math.log10(worst) if worst > 0.0 else ENOUGH)
+        return found
 
-            def tried_with(count: int) -> float:
-                """What the first ``count`` actions are worth; measured once."""
-                if count not in tried:
-                    trial = self.without(plan, (name for action in order[:count] for name in action))
-                    rounded = {site.tensor for site in trial.sites}
-                    noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
-                    worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.points.items())
-                    tried[count] = trial, -10.0 * math.log10(worst) if worst > 0.0 else ENOUGH
-                trial, decibels = tried[count]
-                if self.seconds(trial) >= self.allowed:
-                    return -math.inf
-                return worth(decibels + measured - tried[0][1], self.seconds(trial) / self.seconds(plan))
-
-            tried_with(0)
-            best, reach = 0, len(order)
-            for step in STEPS:
-                around = range(max(0, best - reach), min(len(order), best + reach) + 1, step)
-                best, reach = max(around, key=tried_with), step
-        shift = measured - tried[0][1]
-        found: list[Option] = []
-        sure = math.inf
-        for _, (trial, decibels) in sorted(tried.items(), reverse=True)[:-1]:
-            # More in float is rarely worse: where few samples say so, they were lucky with less.
-            sure = min(sure, decibels + shift, ENOUGH)
-            slowdown = max(self.seconds(trial) / self.seconds(plan), 1e-3)
-            if trial.intended != plan.intended and self.seconds(trial) < self.allowed:
-                reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
-                kept = dict.fromkeys(sorted(plan.intended - trial.intended), reason)
-                if not found or found[-1].kept.keys() != kept.keys():
-                    found.append(Option(kept, sure, worth(sure, slowdown)))
-        return found[::-1]
-
-    def ordered(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:
-        """Actions by the noise that they take away for their time, if noise and time just added up."""
-        power, seconds = noise.total(plan), self.seconds(plan)
-        steps = []
-        for action in self.noisiest(plan, noise):
-            trial = self.without(plan, action)
-            less, more = power - noise.total(trial), self.seconds(trial) - seconds
-            if less > 0.0:
-                steps.append((less / max(more, 1e-3 * seconds), action))
-        return [action for _, action in sorted(steps, key=lambda step: (-step[0], sorted(step[1])))]
-
-    def noisiest(self, plan: Plan, noise: Noise) -> list[frozenset[str]]:
-        near: dict[str, float] = defaultdict(float)
-        for site in plan.sites:
-            near[site.node] += noise.power.get(site.tensor, 0.0)
-        made = {node.name: node.outputs for _, node in ir.all_nodes(self.graph)}
-
-        def loudness(action: frozenset[str]) -> float:
-            own = {t.name for name in action for t in made[name]}
-            return sum(near[name] for name in action) + sum(noise.power.get(name, 0.0) for name in own)
-
-        return sorted(actions_of(self.graph, plan), key=lambda a: (-loudness(a), sorted(a)))[:MOST_ACTIONS]
-
-    def without(self, plan: Plan, action: Iterable[str]) -> Plan:
-        return self.place(plan.without_nodes(dict.fromkeys(action, "")))
+    def without(self, plan: Plan, nodes: Iterable[str]) -> Plan:
+        return self.place(plan.without_nodes(dict.fromkeys(nodes, "")))
 
     def seconds(self, plan: Plan) -> float:
         """Predicted seconds of a run."""
         return self.cost.of(plan)
-

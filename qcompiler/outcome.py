@@ -58,6 +58,7 @@ def report_of(
         for name, op, kind, form, why in candidate.fates(job.graph)
     ]
     report.operators = candidate.operators
+    report.front = sorted(job.front, key=lambda point: point.speedup)
     report.stages = job.stages.records
     report.passes = [PassRecord(run.name, run.seconds, run.result.rewrites) for run in job.runs]
     report.decisions = [f"{d.action}: {', '.join(d.where)}: {d.reason}" for d in (plan.decisions if plan else ())]

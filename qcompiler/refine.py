@@ -13,9 +13,11 @@ import networkx as nx
 import numpy as np
 
 from qcompiler import improve, ir
+from qcompiler.calibrate import Statistics
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.points import measuring_points
+from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.sensitivity import with_outputs
 from qcompiler.tables import tables_of
@@ -25,12 +27,8 @@ if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 MOST_ROUNDS = 4
-FIDELITY_SECONDS = 2.0
-"""Float runs of this much time are what each plan is judged on, four at least."""
 FIDELITY_BYTES = 64e6
 """Outputs of the float model that are kept for it, about."""
-OPTIONS_BUILT = 4
-"""Options that are built and measured at most."""
 PROFILE_SECONDS = 1.0
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
@@ -60,6 +58,16 @@ class Candidate:
             yield node.name, node.op, precision, fate.form if fate else node.op, reason
 
 
+@dataclass
+class Study:
+    """A candidate, its fidelity in dB and speed as a multiple of the source's, with what is known of its parts."""
+
+    candidate: Candidate
+    decibels: float
+    speedup: float
+    improver: improve.Improver
+
+
 class Refiner:
     """Turns a solved plan into one that the target takes in full and runs no slower than the source.
 
@@ -71,6 +79,8 @@ class Refiner:
         self.ctx = ctx
         self.replayed = replayed
         self.profiles: dict[ir.Graph, profile.Profile] = {}
+        self.effort = improve.EFFORTS[compilation.options.improve]
+        self.front: list[FrontRecord] = []
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -78,9 +88,9 @@ class Refiner:
         feed = self.compilation.feeds()[0]
         with session(self.compilation.graph) as model:
             run(model, feed)
-            start = time.perf_counter()
+            start = time.thread_time()  # how much is measured is not to depend on what else the machine does
             run(model, feed)
-            return max(time.perf_counter() - start, 1e-6)
+            return max(time.thread_time() - start, 1e-6)
 
     def affordable(self, seconds: float, least: int, most: int) -> int:
         """How many runs fit into ``seconds``, within bounds: slow models are measured on fewer."""
@@ -90,7 +100,7 @@ class Refiner:
     def feeds(self) -> list[Feed]:
         """The samples that fidelity is judged on while plans are compared."""
         feeds = self.compilation.feeds()
-        return improve.spaced(feeds, self.affordable(FIDELITY_SECONDS, 4, len(feeds)))
+        return improve.spaced(feeds, self.affordable(self.effort.fidelity_seconds, 4, len(feeds)))
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
@@ -102,7 +112,8 @@ class Refiner:
         weights_alone = self.compilation.kind.quantize == "weights"
         if self.compilation.options.timing and self.compilation.feeds() and not weights_alone:
             candidate = self.no_slower(candidate)
-            candidate = self.faithful(candidate)
+            if self.effort.built and self.compilation.options.goal is None:
+                candidate = self.faithful(candidate)
         return candidate
 
     def fused(self, candidate: Candidate) -> Candidate:
@@ -116,22 +127,57 @@ class Refiner:
 
     def faithful(self, candidate: Candidate) -> Candidate:
         """Leaves more in float where that buys enough fidelity."""
-        compilation, plan = self.compilation, candidate.plan
-        if plan is None or self.ctx.statistics is None:
+        study = self.studied(candidate, improve.ENOUGH)
+        if study is None:
             return candidate
+        candidate, before = study.candidate, study.decibels
+        assert candidate.plan is not None
+        best, most = candidate, improve.worth(before, 1.0)
+        options = study.improver.options(candidate.plan, before)
+        self.on_front(study, options)
+        first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
+        if options and options[first].worth <= most and before >= improve.FLOOR and not self.effort.whole_front:
+            return candidate
+        index, tried = first, set[int]()
+        while index < len(options) and index not in tried and len(tried) < self.effort.built:
+            tried.add(index)
+            trial, decibels, faster = self.left(candidate, options[index])
+            self.correct(1 + index, decibels, study.speedup * faster)
+            value = improve.worth(decibels, 1.0 / faster)
+            if value > most:
+                best, most = trial, value
+            index = reaching(options, index, decibels)
+            if self.effort.whole_front and (index in tried or index == len(options)):
+                index = next((other for other in range(len(options)) if other not in tried), len(options))
+        return best
+
+    def left(self, candidate: Candidate, option: improve.Option) -> tuple[Candidate, float, float]:
+        """The candidate with what the option leaves in float, its fidelity in dB, and how much faster it is."""
+        reason = "rounding it costs too much fidelity"
+        trial = self.fused(self.without(candidate, dict(option.kept), "left in float", reason))
+        return trial, self.fidelity(trial), self.ratio(candidate, trial)
+
+    def studied(self, candidate: Candidate, enough: float = math.inf) -> Study | None:
+        """The candidate, with its weights rounded to nearest or other ranges where the outputs ask for it, and what is
+        known of leaving more of it in float. None where nothing can be known, and above ``enough`` dB."""
+        compilation, plan = self.compilation, candidate.plan
+        if plan is None or not isinstance(self.ctx.statistics, Statistics):
+            return None
         feeds = self.feeds
         if not self.points or not plan.intended:
-            return candidate
+            return None
         before = self.fidelity(candidate)
-        if before >= improve.ENOUGH:
-            return candidate
+        if before >= enough:
+            return None
         with session(compilation.source) as source, session(candidate.graph) as own:
             gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
         if plan.rounding:
             nearest = self.built(replace(plan, rounding={}))
             decibels = self.fidelity(nearest)
             if decibels > before:  # a product's error was lessened where the outputs do not look
-                candidate, plan, before = nearest, replace(plan, rounding={}), decibels
+                reason = f"{decibels:.1f} dB, and {before:.1f} rounded on samples"
+                plan = replace(plan, rounding={}).deciding(sorted(plan.rounding), "rounded to nearest", reason)
+                candidate, before = replace(nearest, plan=plan), decibels
         coded = self.profile(candidate.graph)
         improver = improve.Improver(
             compilation.graph,
@@ -139,32 +185,42 @@ class Refiner:
             self.ctx.statistics,
             feeds,
             (self.profile(compilation.graph), coded),
+            compilation.target,
             self.unsolved,
             improve.SHARE_OF_FLOAT * coded.total * gained,
+            self.effort,
         )
         ranged = improver.with_better_ranges()
         if ranged.ranges != plan.ranges:
             trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
             decibels = self.fidelity(trial)
             if decibels > before:
-                candidate, before = trial, decibels
-        assert candidate.plan is not None
-        best, most = candidate, improve.worth(before, 1.0)
-        options = improver.options(candidate.plan, before)
-        first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
-        if options and options[first].worth <= most and before >= improve.FLOOR:
-            return candidate
-        index, tried = first, set[int]()
-        while index < len(options) and index not in tried and len(tried) < OPTIONS_BUILT:
-            tried.add(index)
-            kept = dict(options[index].kept)
-            trial = self.fused(self.without(candidate, kept, "left in float", "rounding it costs too much fidelity"))
-            decibels = self.fidelity(trial)
-            value = improve.worth(decibels, 1.0 / self.ratio(candidate, trial))
-            if value > most:
-                best, most = trial, value
-            index = reaching(options, index, decibels)
-        return best
+                assert trial.plan is not None
+                changed = sorted(name for name in ranged.ranges if name not in plan.ranges)
+                reason = f"{decibels:.1f} dB, and {before:.1f} with the observer's"
+                candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
+                before = decibels
+        return Study(candidate, before, gained, improver)
+
+    def on_front(self, study: Study, options: Sequence[improve.Option]) -> None:
+        """Notes the candidate and what is predicted of the options as points of the front."""
+        assert self.ctx.plan is not None and study.candidate.plan is not None
+        already = len(self.ctx.plan.intended - study.candidate.plan.intended)
+        self.front[:] = [FrontRecord(study.speedup, study.decibels, study.decibels, already)]
+        for option in options:
+            speedup = study.speedup / option.slowdown
+            self.front.append(FrontRecord(speedup, option.decibels, None, already + len(option.kept)))
+
+    def correct(self, place: int, measured: float, speedup: float) -> None:
+        """Notes what a point of the front measures, and shifts what is predicted of those that are not built yet by as
+        much as it was off."""
+        known = replace(self.front[place], sqnr_measured=measured, speedup=speedup)
+        off = measured - known.sqnr_predicted
+        shifted = [
+            replace(point, sqnr_predicted=point.sqnr_predicted + off) if point.sqnr_measured is None else point
+            for point in self.front
+        ]
+        self.front[:] = [*shifted[:place], known, *shifted[place + 1 :]]
 
     def profile(self, graph: ir.Graph) -> profile.Profile:
         """Where the graph's time goes; measured once."""

@@ -11,6 +11,7 @@ from planned import feeds, observed, solved, weights
 
 from qcompiler import improve, ir
 from qcompiler.calibrate import TensorStatistics
+from qcompiler.mixture import actions_of
 from qcompiler.points import before_softmax, measuring_points
 from qcompiler.sensitivity import contributions
 
@@ -55,7 +56,7 @@ def test_what_lies_between_products_is_one_group() -> None:
 def test_actions_are_products_and_what_follows_them() -> None:
     graph = inferred(CHAIN, CONV)
     plan = solved(graph)
-    assert [sorted(action) for action in improve.actions_of(graph, plan)] == [
+    assert [sorted(action) for action in actions_of(graph, plan)] == [
         ["Conv_0"], ["Conv_4"], ["Conv_6"], ["Mul_3", "Sigmoid_2"],
     ]  # fmt: skip
 

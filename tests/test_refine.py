@@ -68,7 +68,8 @@ def test_a_given_plan_is_written_as_it_is() -> None:
     assert again.plan == first.plan
     assert again.model.SerializeToString() == first.model.SerializeToString()
 
-OPTIONS = [improve.Option({}, decibels, 0.0) for decibels in (10.0, 12.0, 15.0, 15.0, 30.0)]
+
+OPTIONS = [improve.Option({}, decibels, 1.0) for decibels in (10.0, 12.0, 15.0, 15.0, 30.0)]
 
 
 @pytest.mark.parametrize(

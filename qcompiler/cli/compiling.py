@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qcompiler import ir
     from qcompiler.calibrate import Statistics
     from qcompiler.compiler import Compilation
+    from qcompiler.goal import Goal
     from qcompiler.pipeline import Pass
     from qcompiler.recipe import Recipe
 
@@ -58,6 +59,20 @@ decision_options = shared.together(
     shared.threads_option,
 )  # fmt: skip
 
+goal_options = shared.together(
+    click.option("--min-sqnr", type=float, metavar="DB", help="Keep so many dB at each output, at the most speed."),
+    click.option("--max-drop", metavar="DROP", help="Lose at most so much of the metric: 0.5% of it, or 0.005."),
+    click.option("--metric", metavar="NAME[:OUTPUT]|FILE.py:FUNCTION", default="", help=(
+        "top-1, cosine, cer, perplexity, mean-iou, detections; or your own code, which is run: a function that returns "
+        "a number for the model, itself a function from feeds to outputs by name.")),
+    click.option("--labels", metavar="FILE.npz:KEY", help="What is right, one a sample [what the float model says]."),
+    click.option("--lower-is-better", is_flag=True, help="The metric of your own is an error."),
+    click.option("--budget", multiple=True, metavar="latency=SHARE|size=SHARE",
+                 help="Take at most such a share of the source's time or weights: latency=0.5x, size=0.3x."),
+    click.option("--improve", type=click.Choice(("none", "fast", "full")), default="fast", show_default=True,
+                 help="How much to spend on fidelity."),
+)  # fmt: skip
+
 reporting_options = shared.together(
     click.option("--quiet", is_flag=True, help="Print errors only."),
     shared.debug_option,
@@ -69,6 +84,7 @@ reporting_options = shared.together(
 @click.option("-o", "--output", metavar="FILE.onnx", help="Where the compiled model goes.")
 @shared.targets_options
 @decision_options
+@goal_options
 @click.option("--plan", metavar="FILE.json", help="Apply this plan and decide nothing anew.")
 @click.option("--stats", metavar="FILE.npz", help="Take ranges from these statistics instead of samples.")
 @click.option("--external/--embed", default=None, help="Weights in a file beside the model, or in it [by size].")
@@ -97,8 +113,12 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
     from qcompiler.plan import Plan
     from qcompiler.report.text import passes, render
 
+    given["goal"] = goal_of(given)
     plan = None
     if given["plan"]:
+        if given["goal"] is not None:
+            context = click.get_current_context()
+            raise click.UsageError("--plan decides everything: leave out what is to be met", context)
         for name in ("stats", "recipe", "keep_float"):
             if given[name]:
                 raise click.UsageError(
@@ -133,9 +153,9 @@ def compile_command(model: str, output: str | None, **given: Any) -> None:
 def compile_for_several(model: str, folder: str | None, targets: list[str], given: dict[str, Any]) -> None:
     """``FOLDER/NAME.TARGET.onnx`` for each target, from one run over the samples."""
     context = click.get_current_context()
-    for name in ("plan", "stats", "report", "bisect"):
+    for name in ("plan", "stats", "report", "bisect", "min_sqnr", "max_drop", "budget"):
         if given[name]:
-            raise click.UsageError(f"--{name} is for one target at a time", context)
+            raise click.UsageError(f"--{name.replace('_', '-')} is for one target at a time", context)
     if folder is None:
         raise click.UsageError("say where the compiled models go: -o FOLDER", context)
     if not given["data"]:
@@ -210,6 +230,29 @@ def plan_command(models: tuple[str, ...], output: str | None, diff: bool, **give
 COMMANDS = (compile_command, plan_command)
 
 
+def goal_of(given: dict[str, Any]) -> Goal | None:
+    """What the model is to keep or may take; None where nothing is said of that."""
+    from qcompiler.goal import Goal, budgets
+    from qcompiler.metrics import Drop, labels_from
+
+    context = click.get_current_context()
+    try:
+        shares = budgets(given["budget"])
+        drop = Drop.parse(given["max_drop"]) if given["max_drop"] is not None else None
+    except ValueError as error:
+        raise click.UsageError(str(error), context) from None
+    for name, needed in (("max_drop", "metric"), ("metric", "max_drop"), ("labels", "metric")):
+        if given[name] and not given[needed]:
+            names = [f"--{one.replace('_', '-')}" for one in (name, needed)]
+            raise click.UsageError(f"{names[0]} goes with {names[1]}", context)
+    if drop is None and given["min_sqnr"] is None and not shares:
+        return None
+    if given["no_timing"]:
+        raise click.UsageError("what is to be met is weighed against time: leave out --no-timing", context)
+    labels = labels_from(given["labels"]) if given["labels"] else None
+    return Goal(given["min_sqnr"], drop, given["metric"], labels, given["lower_is_better"], **shares)
+
+
 @contextmanager
 def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) -> Iterator[tuple[Compilation, Any]]:
     """The compilation that the arguments describe, with progress shown and hooks in place, and its checks."""
@@ -250,6 +293,8 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
             timing=not given.get("no_timing", False),
             details=bool(given.get("report")),
             passes=given["passes"],
+            improve=given.get("improve", "fast"),
+            goal=given.get("goal"),
             threads=given.get("threads", 1),
             after=after,
             progress=progress,
