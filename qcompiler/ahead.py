@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from qcompiler import ir, lint
+from qcompiler import improve, ir, lint, spare
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import QCompilerError
 from qcompiler.pipeline import PassContext
@@ -50,7 +50,7 @@ class Builder:
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
-        candidate = self.built(self.ctx.plan)
+        candidate = self.built(self.ctx.plan if self.replayed else self.spared(self.ctx.plan))
         for _ in range(0 if self.replayed else MOST_ROUNDS):
             left = candidate.unfused()
             if not left:
@@ -62,6 +62,18 @@ class Builder:
             else:
                 candidate = self.without(candidate, split or left)
         return candidate
+
+    def spared(self, plan: Plan) -> Plan:
+        """The plan without codes around the few nodes that rounding ruins."""
+        if self.compilation.data is None:
+            return plan
+        feeds = improve.spaced(self.compilation.feeds(), improve.SAMPLES)
+        found = spare.ruined(self.compilation.graph, plan, feeds)
+        if not found:
+            return plan
+        reasons = {name: f"rounding it makes {share:.0%} of the noise" for name, share in found.items()}
+        plan = plan.without_nodes(reasons).deciding(found, "left in float", "; ".join(dict.fromkeys(reasons.values())))
+        return self.compilation.solved(self.compilation.placed(replace(self.ctx, plan=plan)))
 
     def built(self, plan: Plan) -> Candidate:
         statistics = self.ctx.statistics

@@ -182,6 +182,7 @@ class Compilation:
             target = load_target(target, options.cpu)
         self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
+        options = replace(options, rounding=options.rounding or self.kind.rounding)
         zero_points = options.rounding in rounding.WITH_ZERO_POINTS
         self.target = self.target.with_weights(options.block, zero_points=zero_points)
         if options.rounding and not self.target.weight.four_bits:

@@ -39,7 +39,8 @@ class Precision:
     ``opset``: the oldest one that has these types; ``activation``, ``weight``: the target's own schemes where None;
     ``ops``: one of ``OPS``, used where nobody says and the library is there. ``least_weights``: the fewest numbers in
     a weight for few bits to be worth their scales. ``gpu``: built for where none is named, the target's own where
-    empty; ``least_gpu``: the oldest kind that computes with these types.
+    empty; ``least_gpu``: the oldest kind that computes with these types. ``blocks``: those of ``BLOCKS`` that kernels
+    read, all where empty; ``rounding``: how weights of four bits are rounded where nobody says, see ``rounding.WAYS``.
     """
 
     quantize: str
@@ -51,6 +52,8 @@ class Precision:
     least_weights: int = 0
     gpu: str = ""
     least_gpu: str = ""
+    blocks: tuple[str, ...] = ()
+    rounding: str = ""
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
@@ -181,8 +184,13 @@ class Target:
         if not weight.four_bits:
             fix = "use --precision int4, or leave --block and --rounding out"
             raise TargetError("blocks and ways to round are for weights of four bits", fix=fix)
-        if block and block not in BLOCKS:
-            raise TargetError(f"there are no blocks of '{block}'", fix=f"use one of {', '.join(BLOCKS)}")
+        if zero_points and self.verifier != VERIFIERS[0]:
+            fix = "use another --rounding"
+            raise TargetError("its kernels have no zero points for weights of four bits", where=self.name, fix=fix)
+        known = (self.kind.blocks if self.kind is not None else ()) or BLOCKS
+        if block and block not in known:
+            fix = f"use one of {', '.join(known)}"
+            raise TargetError(f"there are no blocks of '{block}'", where=self.name, fix=fix)
         if block:
             granularity = PerTensor() if block == BLOCKS[-1] else PerBlock(0, int(block))
         weight = Scheme("uint4", False) if zero_points else weight
@@ -376,7 +384,7 @@ def _precision(name: str, given: dict[str, Any], where: str) -> Precision:
         for field_name, known in (("quantize", QUANTIZED), ("floats", FLOATS), ("ops", OPS)):
             if key == field_name and value not in known:
                 raise TargetError(f"precision {name}: {key} is '{value}'", where=where, fix=f"use {', '.join(known)}")
-    values: dict[str, Any] = dict(given)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     values |= {key: Scheme.from_json(given[key]) for key in ("activation", "weight") if key in given}
     return Precision(**values)
 

@@ -70,6 +70,19 @@ def test_types_that_a_gpu_lacks_are_refused_before_anything_is_read(precision: s
         compile("missing.onnx", None, target="tensorrt", precision=precision, options=options)
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (Options(block="32"), "there are no blocks of '32'; use one of 64, 128"),
+        (Options(rounding="hqq"), "its kernels have no zero points for weights of four bits; use another --rounding"),
+    ],
+)
+def test_4_bit_weights_that_no_kernel_reads_are_refused(options: Options, words: str) -> None:
+    graph = program(CHAIN, weights(w=(64, 64), v=(64, 64)))
+    with pytest.raises(TargetError, match=words):
+        compile(graph, None, target="tensorrt", precision="int4", options=options)
+
+
 def test_what_the_builder_computes_in_float_gets_no_codes_and_a_reason(played: Any) -> None:
     given = played(lambda graph: [layer("MatMul_0", True), layer("MatMul_2", False)])
     result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
