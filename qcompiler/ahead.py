@@ -67,7 +67,7 @@ class Builder:
         """The plan without codes around the few nodes that rounding ruins."""
         if self.compilation.data is None:
             return plan
-        feeds = improve.spaced(self.compilation.feeds(), improve.SAMPLES)
+        feeds = improve.spaced(self.compilation.feeds(), spare.SAMPLES)
         found = spare.ruined(self.compilation.graph, plan, feeds)
         if not found:
             return plan

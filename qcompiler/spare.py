@@ -16,6 +16,8 @@ from qcompiler.runtime import Feed
 from qcompiler.sensitivity import Switchboard
 from qcompiler.settle import FAITHFUL
 
+SAMPLES = 4
+"""How many samples are looked at."""
 MARGIN = 1.0
 """Decibels beyond ``FAITHFUL`` that are aimed at: the samples here are few."""
 MOST = 0.2
