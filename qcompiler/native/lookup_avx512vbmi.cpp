@@ -103,9 +103,103 @@ void words(const std::uint8_t* x, std::size_t count, const std::uint32_t* entrie
   }
 }
 
+// 64 rows of 64 columns are turned over, so that a register holds a column, looked up, and turned back. Below, an element's
+// place is a row of bits: r2 r1 r0 and a2 a1 a0 say which row it is of, 8 a + r, and j1 j0 c3 c2 c1 c0 which column, of which
+// j is the quarter of a register. Eight registers are numbered by three bits; each step exchanges one of these with a bit of
+// the place within a register, moving the bits between.
+using Eight = __m512i[8];
+
+template <std::size_t bit, typename Step>
+void for_each_pair(Eight& v, const Step& step) {
+  for (std::size_t i = 0; i < 8; ++i) {
+    if ((i >> bit & 1) != 0) continue;
+    const __m512i a = v[i], b = v[i | std::size_t{1} << bit];
+    step(a, b, v[i], v[i | std::size_t{1} << bit]);
+  }
+}
+
+// The number's bit goes to the lowest place among a quarter's bytes, whose highest becomes the number's bit.
+template <std::size_t bit>
+void weave(Eight& v) {
+  for_each_pair<bit>(v, [](__m512i a, __m512i b, __m512i& low, __m512i& high) {
+    low = _mm512_unpacklo_epi8(a, b);
+    high = _mm512_unpackhi_epi8(a, b);
+  });
+}
+
+// The number's bits 0, 1 and 2 change places with the half of a quarter and the two bits of the quarter.
+void turn_eights(Eight& v) {
+  for_each_pair<0>(v, [](__m512i a, __m512i b, __m512i& low, __m512i& high) {
+    low = _mm512_unpacklo_epi64(a, b);
+    high = _mm512_unpackhi_epi64(a, b);
+  });
+  const auto quarters = [](__m512i a, __m512i b, __m512i& even, __m512i& odd) {
+    even = _mm512_shuffle_i32x4(a, b, 0x88);
+    odd = _mm512_shuffle_i32x4(a, b, 0xDD);
+  };
+  for_each_pair<1>(v, quarters);
+  for_each_pair<2>(v, quarters);
+}
+
+// `tables` are those of the columns. `given` masks the columns there are; rows are `stride` bytes apart.
+void look_up_tile(const std::uint8_t* x, std::size_t rows, std::size_t stride, __mmask64 given,
+                  const std::uint8_t* const* tables, std::uint8_t* y) {
+  __m512i turned[8][8];
+  for (std::size_t a = 0; a < 8; ++a) {  // number r2 r1 r0, bytes c3 c2 c1 c0
+    Eight v;
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t row = 8 * a + i;
+      v[i] = row < rows ? _mm512_maskz_loadu_epi8(given, x + row * stride) : _mm512_setzero_si512();
+    }
+    weave<2>(v);
+    weave<1>(v);
+    weave<0>(v);  // number c3 c2 c1, bytes c0 r2 r1 r0
+    for (std::size_t q = 0; q < 8; ++q) turned[q][a] = v[q];
+  }
+  for (std::size_t q = 0; q < 8; ++q) {
+    Eight& v = turned[q];
+    turn_eights(v);  // number j1 j0 c0
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t column = i / 2 * 16 + q * 2 + i % 2;
+      if ((given >> column & 1) != 0) v[i] = Table(tables[column]).look_up(v[i]);
+    }
+    turn_eights(v);
+  }
+  for (std::size_t a = 0; a < 8; ++a) {
+    Eight v;
+    for (std::size_t q = 0; q < 8; ++q) v[q] = turned[q][a];
+    weave<2>(v);  // number c0 c2 c1, bytes r2 r1 r0 c3
+    weave<1>(v);  // number c0 r2 c1, bytes r1 r0 c3 c2
+    weave<0>(v);  // number c0 r2 r1, bytes r0 c3 c2 c1
+    weave<2>(v);  // number r0 r2 r1, bytes c3 c2 c1 c0
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t row = 8 * a + (i >> 1 & 1) * 4 + (i & 1) * 2 + (i >> 2);
+      if (row < rows) _mm512_mask_storeu_epi8(y + row * stride, given, v[i]);
+    }
+  }
+}
+
+void bytes_by_column(const std::uint8_t* x, std::size_t rows, std::size_t columns, const std::uint8_t* tables,
+                     std::uint8_t* y) {
+  constexpr std::size_t kFewest = 24;  // rows of a tile; below, an element at a time is faster
+  const std::size_t folded = columns < kLanes ? kLanes / columns : 1;  // so many short rows are one row of a tile
+  const std::size_t stride = folded * columns;
+  const std::size_t tiled = rows / folded % kLanes < kFewest ? rows / folded / kLanes * kLanes : rows / folded;
+  for (std::size_t first_column = 0; first_column < stride && tiled > 0; first_column += kLanes) {
+    const std::size_t width = stride - first_column < kLanes ? stride - first_column : kLanes;
+    const std::uint8_t* of_column[kLanes];
+    for (std::size_t i = 0; i < width; ++i) of_column[i] = tables + (first_column + i) % columns * kTableEntries;
+    for (std::size_t row = 0; row < tiled; row += kLanes) {
+      const std::size_t at = row * stride + first_column;
+      look_up_tile(x + at, tiled - row < kLanes ? tiled - row : kLanes, stride, first(width), of_column, y + at);
+    }
+  }
+  const std::size_t done = tiled * folded;
+  look_up_by_column(x + done * columns, rows - done, columns, tables, y + done * columns);
+}
+
 }  // namespace
 
-extern const LookupKernels lookup_avx512vbmi = {bytes, words, look_up_by_column<std::uint8_t>,
-                                                look_up_by_column<std::uint32_t>, multiply};
+extern const LookupKernels lookup_avx512vbmi = {bytes, words, bytes_by_column, look_up_by_column<std::uint32_t>, multiply};
 
 }  // namespace qcompiler

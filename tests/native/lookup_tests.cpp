@@ -70,8 +70,9 @@ void one_table(Kernel kernel) {
 template <typename Entry, typename Kernel>
 void a_table_for_each_column(Kernel kernel) {
   std::mt19937 random(2);
-  for (const std::size_t rows : {1u, 2u, 3u, 17u, 63u, 64u, 65u, 131u}) {
-    for (const std::size_t columns : {2u, 3u, 15u, 16u, 17u, 31u, 63u, 64u, 65u, 127u, 131u}) {
+  for (const std::size_t rows : {1u, 2u, 3u, 17u, 63u, 64u, 65u, 88u, 131u, 2053u}) {
+    for (const std::size_t columns : {1u, 2u, 3u, 15u, 16u, 17u, 31u, 32u, 33u, 63u, 64u, 65u, 127u, 131u}) {
+      if (rows * columns > 70000) continue;
       const auto x = random_values<std::uint8_t>(rows * columns, random);
       const auto tables = random_values<Entry>(columns * kTableEntries, random);
       Output<Entry> y(rows * columns);
