@@ -26,6 +26,7 @@ class Lower(Pass):
     3. A quantized graph output keeps its name: it is what the DQ returns.
     4. Where the scales of blocks are codes, a DQ makes them of these codes. Those of a computed tensor are found in
        each run, by TensorRT's own operator, since ONNX has none.
+    5. A bias that is corrected and has no codes is stored corrected, for nodes that work on codes.
 
     Dynamic sites are ``lower_dynamic``'s.
     """
@@ -51,6 +52,8 @@ class Lower(Pass):
                 if quant.scale is None or quant.zero_point is None:
                     raise PassError("has no scale yet", where=f"tensor '{name}'", fix="run solve before lower")
                 writer.write(name, quant, uses)
+        for name in ctx.plan.shifts.keys() - grouped.keys():
+            writer.correct(name)
         return PassResult(writer.written)
 
 
@@ -65,6 +68,14 @@ class _Writer:
         self.blocks: dict[ir.Tensor, tuple[ir.Tensor, np.ndarray]] = {}
         """Scales of blocks that are codes, with their own scale, by the tensor whose they are."""
         self.written = 0
+
+    def correct(self, name: str) -> None:
+        bias = self.tensors[name]
+        for node in dict.fromkeys(bias.outputs):
+            if node.name in self.plan.intended:
+                corrected = ir.Constant(self.namer(f"{name}_corrected"), self.plan.shifted(name, bias.values))
+                node.inputs = [corrected if read is bias else read for read in node.inputs]
+                self.written += 1
 
     def write(self, name: str, quant: TensorQuant, uses: list[Site]) -> None:
         tensor = self.tensors[name]

@@ -23,7 +23,7 @@ from qcompiler.improve import EFFORTS
 from qcompiler.meet import Meeting
 from qcompiler.memory import peak_bytes
 from qcompiler.outcome import report_of
-from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass
+from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
@@ -354,6 +354,19 @@ class Compilation:
                 moments = calibrate.second_moments(self.graph, readers, self.typical(skip_bad=skip_bad))
                 ctx = self._run([one], self.graph, replace(ctx, moments=moments))
         return replace(ctx, rows=None, moments=None)
+
+    def corrected(self, plan: Plan, statistics: calibrate.Statistics | None) -> Plan:
+        """The solved plan with biases corrected for what rounding does to means, as the samples show it."""
+        for one in (registry.parse(text) for text in self.pipeline.get("correct", ())):
+            if self.data is not None and isinstance(one, ShiftsPass):
+                wanted = one.wanted(self.graph, plan)
+                coded = self.lowered(replace(plan, shifts={}), statistics)
+                found = calibrate.mean_shifts(self.graph, coded, dict(wanted.values()), self.typical(skip_bad=False))
+                shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
+                ctx = self._run([one], self.graph, PassContext(self.target, plan, shifts=shifts))
+                assert ctx.plan is not None
+                plan = ctx.plan
+        return plan
 
     def typical(self, *, skip_bad: bool) -> list[Feed]:
         """The few samples that weights are rounded for."""

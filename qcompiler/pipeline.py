@@ -48,7 +48,8 @@ class Diagnostic:
 class PassContext:
     """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``observers``: the
     user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples.
-    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``."""
+    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``. ``shifts``: by how much what
+    biases by name are added to is off in the mean, float32 ``[samples, C]``."""
 
     target: Target | None = None
     plan: Plan | None = None
@@ -56,6 +57,7 @@ class PassContext:
     observers: Mapping[str, str] = field(default_factory=dict)
     rows: Any = None
     moments: Any = None
+    shifts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,15 @@ class MomentsPass(Pass):
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, list[str]]:
         """Names of the weights it wants moments for, each with the nodes of the outermost graph that read it."""
+        raise NotImplementedError
+
+
+class ShiftsPass(Pass):
+    """A pass that corrects the biases of a solved plan by what rounding does to means, which ``ctx.shifts`` holds, and
+    leaves what it decided in ``plan.shifts``."""
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, tuple[str, int]]:
+        """Names of the biases it may correct, each with the sum it is part of and how many axes that has."""
         raise NotImplementedError
 
 

@@ -85,8 +85,8 @@ class Plan:
     been quantized and stay in float, with the reason; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
     multiplied and the weights that read them divided; ``ranges``: (low, high) of tensors for which measuring found a
     better one than the observer; ``rounding``: int8, of a weight's shape, by how much its codes of 8 bits differ from
-    those of rounding to nearest; ``four_bit_rounding``: the same of codes of four bits; ``decisions``:
-    what asking the target led to."""
+    those of rounding to nearest; ``four_bit_rounding``: the same of codes of four bits; ``shifts``: float32, of a
+    bias's shape, what is added to it where its node works on codes; ``decisions``: what asking the target led to."""
 
     target: str = ""
     precision: str = ""
@@ -98,6 +98,7 @@ class Plan:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
     four_bit_rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -128,12 +129,26 @@ class Plan:
             PlanError: the plan's rounding is of a constant of another shape.
         """
         assert quant.scale is not None and quant.zero_point is not None
-        codes = numerics.quantize(values, quant.scale, quant.zero_point, quant.scheme)
+        codes = numerics.quantize(self.shifted(name, values), quant.scale, quant.zero_point, quant.scheme)
         change = self.change(name, codes.shape, quant)
         if change is None:
             return codes
         ends = quant.scheme.storage_range if quant.scheme.four_bits else quant.scheme.code_range
         return np.clip(codes.astype(np.int32) + change, *ends).astype(codes.dtype)
+
+    def shifted(self, name: str, values: np.ndarray) -> np.ndarray:
+        """The values of a bias with what is added to them; of any other constant as they are.
+
+        Raises:
+            PlanError: the plan's shift is of a bias of another shape.
+        """
+        shift = self.shifts.get(name)
+        if shift is None:
+            return values
+        if shift.shape != values.shape:
+            why = f"its shift is for shape {list(shift.shape)}, the model has {list(values.shape)}"
+            raise PlanError("is of another model", where=f"tensor '{name}'", why=why, fix=_REPLAN)
+        return values + shift
 
     def change(self, name: str, shape: Sequence[int], quant: TensorQuant) -> np.ndarray | None:
         """By how much a constant's codes differ from those of rounding to nearest; None where they do not.
@@ -206,6 +221,8 @@ class Plan:
         factors = {name: _shortest(factor) for name, factor in sorted(self.smoothing.items())}
         smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in factors.items())
         ranges = ",\n".join(f"    {json.dumps(k)}: {json.dumps(list(v))}" for k, v in sorted(self.ranges.items()))
+        moved = {name: _shortest(shift) for name, shift in sorted(self.shifts.items())}
+        shifts = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in moved.items())
         intended = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.intended))
         rounded, four_bits = (
             ",\n".join(f"    {json.dumps(name)}: {json.dumps(_packed(one))}" for name, one in sorted(changes.items()))
@@ -216,7 +233,7 @@ class Plan:
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
             f'  "kept": {{\n{kept}\n  }},\n  "smoothing": {{\n{smooth}\n  }},\n'
             f'  "ranges": {{\n{ranges}\n  }},\n  "rounding": {{\n{rounded}\n  }},\n'
-            f'  "four_bit_rounding": {{\n{four_bits}\n  }},\n'
+            f'  "four_bit_rounding": {{\n{four_bits}\n  }},\n  "shifts": {{\n{shifts}\n  }},\n'
             f'  "decisions": [\n{made}\n  ]\n}}\n'
         )
 
@@ -249,6 +266,7 @@ class Plan:
                 {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
                 {name: _unpacked(packed) for name, packed in data.get("rounding", {}).items()},
                 {name: _unpacked(packed) for name, packed in data.get("four_bit_rounding", {}).items()},
+                {name: np.asarray(shift, np.float32) for name, shift in data.get("shifts", {}).items()},
                 decisions,
             )
         except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
@@ -258,7 +276,7 @@ class Plan:
 _FIELDS = frozenset(
     (
         *("format", "target", "precision", "intended", "tensors", "ties", "kept"),
-        *("smoothing", "ranges", "rounding", "four_bit_rounding", "decisions"),
+        *("smoothing", "ranges", "rounding", "four_bit_rounding", "shifts", "decisions"),
     )
 )
 _REPLAN = "make the plan anew with: qcompiler plan"

@@ -200,6 +200,15 @@ class Refiner:
                 reason = f"{decibels:.1f} dB, and {before:.1f} with the observer's"
                 candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
                 before = decibels
+        assert candidate.plan is not None
+        corrected = compilation.corrected(candidate.plan, self.ctx.statistics)
+        if corrected.shifts:
+            trial = self.built(corrected)
+            decibels = self.fidelity(trial)
+            if decibels > before:
+                reason = f"{decibels:.1f} dB, and {before:.1f} with the biases that they had"
+                plan = corrected.deciding(sorted(corrected.shifts), "biases corrected", reason)
+                candidate, before = replace(trial, plan=plan), decibels
         return Study(candidate, before, gained, improver)
 
     def on_front(self, study: Study, options: Sequence[improve.Option]) -> None:

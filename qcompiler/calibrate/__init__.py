@@ -9,6 +9,7 @@ from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_se
 from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.schedulers import Threads, scheduler
 from qcompiler.calibrate.shards import Shard, merge_shards
+from qcompiler.calibrate.shifts import mean_shifts
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Threads",
     "clipped",
     "collect",
+    "mean_shifts",
     "merge_shards",
     "model_key",
     "sample_rows",
