@@ -78,7 +78,8 @@ def _mean(graph: ir.Graph, tensor: ir.Tensor, rank: int, namer: ir.Namer) -> ir.
     """Of each channel of each image, or of all rows of a matrix."""
     axes = list(range(2, rank)) or [0]
     mean = ir.Variable(namer(f"{tensor.name}_mean"), np.dtype(np.float32), _shape(rank))
-    inputs, attributes = [tensor], {"keepdims": 1}
+    inputs: list[ir.Tensor] = [tensor]
+    attributes: dict[str, int | list[int]] = {"keepdims": 1}
     if graph.opset < _AXES_ARE_AN_INPUT:
         attributes["axes"] = axes
     else:
