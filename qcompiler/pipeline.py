@@ -46,18 +46,18 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may look at beside the graph. ``plan`` is the newest one; None before placement. ``observers``: the
+    """What a pass may look at beside the graph. ``shifts``: by how much what biases by name are added to is off in the
+    mean, float32 ``[samples, C]``. ``plan`` is the newest one; None before placement. ``observers``: the
     user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples.
-    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``. ``shifts``: by how much what
-    biases by name are added to is off in the mean, float32 ``[samples, C]``."""
+    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``."""
 
     target: Target | None = None
     plan: Plan | None = None
     statistics: Any = None
     observers: Mapping[str, str] = field(default_factory=dict)
+    shifts: Mapping[str, Any] | None = None
     rows: Any = None
     moments: Any = None
-    shifts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
