@@ -258,8 +258,9 @@ class Compilation:
             candidate = refiner.refined()
         if not replayed and self.options.goal is not None:
             with self.stages("meet"):
-                standing = Meeting(self, refiner, self.options.goal).met(candidate)
-            warnings = unfaithful(self, standing.candidate.plan, statistics, standing.found)
+                meeting = Meeting(self, refiner, self.options.goal)
+                standing = meeting.met(candidate)
+            warnings = meeting.warnings + unfaithful(self, standing.candidate.plan, statistics, standing.found)
             return self.finish(statistics, standing.candidate, standing.found, warnings)
         if not replayed:
             return self.finish(statistics, *settled(self, candidate, statistics))

@@ -43,7 +43,7 @@ WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
 OTHER_RANGES = 5
 MOST_RANGES = 12
-TOLD_SAMPLES = 16
+TOLD_SAMPLES = 8
 """Samples that the fidelity of mixtures is told on before any is built."""
 POINTS = 8
 """Mixtures that are looked for: the most faithful ones for as many times of a run."""
@@ -203,8 +203,7 @@ class Improver:
         self.effort = effort
         self.runs = max(1, int(effort.seconds / (SWITCHED * profiles[0].total)))
         self.cost = cost_of(graph, plan, *profiles, statistics)
-        self.outputs = measuring_points(graph)
-        self.points = before_softmax(graph, self.outputs)
+        self.points = before_softmax(graph, measuring_points(graph))
         self.groups = groups_of(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in self.groups]
@@ -268,7 +267,7 @@ class Improver:
 
         Each is the most faithful mixture for some time of a run if noise and time just add up; how faithful is then
         measured, with the switches of all tensors on that are still rounded. ``measured``: the plan's fidelity in dB at
-        the outputs; what the switches tell, on few samples, is shifted to agree.
+        the outputs; what the switches tell, on few samples and before a Softmax, is shifted to agree.
         """
         found = self.mixture(plan)
         fastest = self.seconds(plan)
@@ -304,11 +303,11 @@ class Improver:
         trials = [{name: quants[name] for name in group} for group in groups]
         feeds = spaced(self.feeds, max(2, min(TOLD_SAMPLES, self.runs // (POINTS + 1))))
         found = []
-        with Switchboard(self.graph, plans[0], trials, list(self.outputs), feeds) as board:
+        with Switchboard(self.graph, plans[0], trials, list(self.points), feeds) as board:
             for plan in plans:
                 rounded = {site.tensor for site in plan.sites}
                 noises = board.noise(index for index, group in enumerate(groups) if group & rounded)
-                worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.outputs.items())
+                worst = max(noises[name] * 10.0 ** (-allowed / 10.0) for name, allowed in self.points.items())
                 found.append(-10.0 * math.log10(worst) if worst > 0.0 else ENOUGH)
         return found
 

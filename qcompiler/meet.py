@@ -25,7 +25,7 @@ from qcompiler.plan import Plan
 from qcompiler.refine import Candidate, Refiner
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session
-from qcompiler.settle import Measured, measured
+from qcompiler.settle import Measured, in_float, measured
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
@@ -74,6 +74,7 @@ class Meeting:
         self.compilation, self.refiner, self.goal = compilation, refiner, goal
         self.metric: Metric | None = None
         self.plain = 0.0
+        self.warnings: list[str] = []
         if goal.max_drop is not None:
             with session(compilation.source, threads=compilation.options.threads) as source:
                 model = callable_of(source)
@@ -83,21 +84,29 @@ class Meeting:
                 self.plain = self.metric.of(model)
 
     def met(self, candidate: Candidate) -> Standing:
-        """The best standing within the goal, starting from a candidate that is quantized as far as it pays.
+        """The best standing within the goal, starting from a candidate that is quantized as far as it pays. Where 8
+        bits do not pay at all and no budget asks for them, the model in float.
 
         Raises:
             VerificationError: there is none, with what can be had.
         """
         study = self.refiner.studied(candidate)
-        if study is None:
-            standing = self.standing(candidate, Price())
-            if self.lost_too_much(standing) or self.takes_too_much(standing):
-                raise self.refusal([standing])
-            return standing
-        base = study.candidate
-        assert base.plan is not None
-        mixture = study.improver.mixture(base.plan)
-        return _Search(self, base, mixture).best()
+        if study is not None and study.candidate.plan is not None:
+            search = _Search(self, study.candidate, study.improver.mixture(study.candidate.plan))
+            search.run()
+            found, standings = search.good, search.standings
+        else:
+            standings = [self.standing(candidate, Price())]
+            out = self.lost_too_much(standings[0]) or self.takes_too_much(standings[0])
+            found = None if out else standings[0]
+        if found is not None:
+            return found
+        slow = all(1.0 / one.speedup > 1.0 for one in standings)
+        if slow and self.goal.latency is None and self.goal.size is None and candidate.plan is not None:
+            reason = f"in 8 bits the model runs at {max(one.speedup for one in standings):.2f}x its speed"
+            self.warnings.append(f"stays in float: {reason}")
+            return self.standing(in_float(self.compilation, candidate.plan, reason), Price())
+        raise self.refusal(standings)
 
     def standing(self, candidate: Candidate, price: Price) -> Standing:
         found = measured(self.compilation, candidate.graph)
@@ -165,8 +174,9 @@ class _Search:
         self.bad = math.inf
         """The least predicted error that is known to lose too much."""
 
-    def best(self) -> Standing:
-        meeting, goal = self.meeting, self.meeting.goal
+    def run(self) -> None:
+        """Leaves the best within the goal in ``good``, and all that was built in ``standings``."""
+        goal = self.meeting.goal
         first = self.judged(self.mixture.quantized)
         self.unit = self.problem.price(self.mixture.quantized).seconds * first.speedup
         """What the source takes, in seconds of the problem."""
@@ -182,9 +192,6 @@ class _Search:
                 continue
             self.judged(picks)
         self.record()
-        if self.good is None:
-            raise meeting.refusal(self.standings)
-        return self.good
 
     def judged(self, picks: Mapping[str, str]) -> Standing:
         """Builds and measures the mixture."""

@@ -87,7 +87,7 @@ def settled(
     bits for weights alone always pay, by their size; should they make the model slower, that is told.
     """
     if candidate.plan is not None and candidate.plan.smoothing and not candidate.plan.intended:
-        candidate = _in_float(compilation, candidate.plan)
+        candidate = in_float(compilation, candidate.plan)
     found, warnings = measured(compilation, candidate.graph), []
     if compilation.kind.quantize == "weights" and candidate.plan is not None and candidate.plan.intended:
         if found.speed is not None and found.speed.speedup < 1.0 - NOISE:
@@ -102,7 +102,7 @@ def settled(
             reason = f"in 8 bits, at {found.speed.speedup:.2f}x the speed, {complaint}"
         if reason:
             warnings.append(f"stays in float: {reason}")
-            candidate = _in_float(compilation, candidate.plan, reason)
+            candidate = in_float(compilation, candidate.plan, reason)
             found = measured(compilation, candidate.graph)
     if found.speed is not None and found.speed.speedup < 1.0 - NOISE:
         reason = f"cleaned it runs at {found.speed.speedup:.2f}x its speed"
@@ -121,7 +121,7 @@ def _worth_it(compilation: Compilation, found: Measured) -> bool:
     return not lost or improve.worth(min(lost), 1.0) > improve.worth(improve.ENOUGH, found.speed.speedup)
 
 
-def _in_float(compilation: Compilation, plan: Plan, reason: str = "") -> Candidate:
+def in_float(compilation: Compilation, plan: Plan, reason: str = "") -> Candidate:
     """The cleaned graph, with the reason why nothing of the plan is left."""
     kept = {**plan.kept, **dict.fromkeys(plan.intended, f"stays in float: {reason}")}
     nothing = Plan(plan.target, plan.precision, kept=kept, decisions=plan.decisions)
