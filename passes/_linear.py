@@ -74,12 +74,17 @@ def per_channel(values: np.ndarray, rank: int | None, axis: int, channels: int) 
 
 
 class WeightEditor:
-    """Puts new weights into nodes: in place of the old ones where nobody else reads those, else as copies."""
+    """Puts new weights into nodes: in place of the old ones where nobody else reads those, else as copies.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    ``tied``: weights that a Gather reads as well, be it the transpose of what it reads, keep their numbers: the two are
+    stored once."""
+
+    def __init__(self, graph: ir.Graph, *, tied: bool = False) -> None:
         self.graph = graph
         self.namer = ir.Namer(graph)
         self._returned = ir.output_tensors(graph)
+        gathers = (node for _, node in ir.all_nodes(graph) if tied and node.op == "Gather" and not node.domain)
+        self._tables = {_place(node.inputs[0]) for node in gathers if ir.is_constant(node.inputs[0])}
 
     def after(self, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
         """Makes the node compute ``scale * y + shift``, one number an output channel. MatMul takes no shift.
@@ -92,6 +97,7 @@ class WeightEditor:
         scaled, shifted = bool(np.any(scale != 1)), bool(np.any(shift != 0))
         fresh = values
         if scaled:
+            self._check(node)
             fresh = _scaled(values, _output_factor(node, values, scale))
         if node.op == "MatMul":
             assert not shifted
@@ -111,11 +117,16 @@ class WeightEditor:
         scaled = bool(np.any(scale != 1))
         fresh = values
         if scaled:
+            self._check(node)
             fresh = _scaled(values, _input_factor(node, values, scale))
         if np.any(shift != 0):
             self._shift_input(node, values.astype(np.float64), values.dtype, shift)
         if scaled:
             self.put(node, 1, fresh)
+
+    def _check(self, node: ir.Node) -> None:
+        if _place(node.inputs[1]) in self._tables:
+            raise Refusal(f"the weight '{node.inputs[1].name}' is an embedding too, and would be stored twice")
 
     def _shift_input(self, node: ir.Node, values: np.ndarray, dtype: np.dtype, shift: np.ndarray) -> None:
         if node.op == "Conv":
@@ -198,6 +209,11 @@ def fold_chain(
     add = ir.Node("Add", editor.namer(f"{node.name}_add"), inputs=[node.outputs[0], bias], outputs=[result])
     position = next(index for index, other in enumerate(inner.nodes) if other is node)
     inner.nodes.insert(position + 1, add)
+
+
+def _place(tensor: ir.Constant) -> int:
+    """Where the values are in memory: the same for a weight and the view of it that is its transpose."""
+    return int(tensor.values.__array_interface__["data"][0])
 
 
 def _groups(node: ir.Node) -> int:

@@ -54,14 +54,18 @@ Solver = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def solve(weight: Weight, solver: Solver) -> tuple[np.ndarray, np.ndarray]:
-    """A weight's scales and zero points, found a few outputs at a time."""
+    """A weight's scales and zero points, found a few outputs at a time; NaN where the weight has values that are not
+    finite."""
     outputs = weight.values.shape[0]
     step = max(1, BYTES // (4 * weight.values.shape[1]))
     parts = [slice(first, first + step) for first in range(0, outputs, step)]
 
     def solved(part: slice) -> tuple[np.ndarray, np.ndarray]:
         values = np.ascontiguousarray(weight.values[part], np.float32)
-        return solver(values.reshape(-1, weight.blocks, weight.block))
+        blocks = values.reshape(-1, weight.blocks, weight.block)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scale, zero_point = solver(blocks)
+        return np.where(np.isfinite(blocks).all(axis=2), scale, np.float32(np.nan)), zero_point
 
     found = list(side_by_side(solved, parts))
     return np.concatenate([scale for scale, _ in found]), np.concatenate([zero for _, zero in found])
@@ -87,7 +91,7 @@ def shaped(array: np.ndarray, scheme: Scheme) -> np.ndarray:
 
 def kept_normal(scale: np.ndarray, used: np.ndarray) -> np.ndarray:
     """float32 scales that no kernel refuses; 1 where the block is not ``used``, being all zero."""
-    size = np.maximum(np.abs(scale), numerics.SMALLEST_SCALE)
+    size = np.maximum(np.abs(scale), numerics.SMALLEST_SCALE)  # of NaN it makes NaN
     return np.where(used, np.copysign(size, scale), 1.0).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.calibrate.moments import Moments, blocks_of
 from qcompiler.errors import PassError
+from qcompiler.four_bits import reduced_axis
 from qcompiler.passes._weights import Weight, batches, kept_normal, weights, with_numbers
 from qcompiler.passes.clip_weights import clipped
 from qcompiler.passes.round_weights import compensated
@@ -76,8 +77,8 @@ class CompensateWeights(MomentsPass):
                 diagnostics += [Diagnostic(weight.name, remark) for remark in found.remarks]
                 if found.change is not None:
                     for site in weight.sites:
-                        shape = ir.all_tensors(graph)[site.tensor].shape
-                        changes[site.tensor] = found.change if shape == found.change.shape else found.change.T
+                        along = reduced_axis(ctx.plan.sites[site].scheme) == 1
+                        changes[site.tensor] = found.change if along else found.change.T
         plan = replace(with_numbers(ctx.plan, numbers), four_bit_rounding=changes)
         return PassResult(len(todo), tuple(diagnostics), plan)
 
@@ -92,6 +93,8 @@ class CompensateWeights(MomentsPass):
             diagonal = diagonal + self.tied * diagonal.mean()
             parts = [part + self.tied * np.mean(np.diag(part)) * np.eye(len(part), dtype=part.dtype) for part in parts]
         plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)[0]
+        if not np.isfinite(plain).all():
+            return _Found(plain, None, [])
         damping = self.damping
         while damping < MOST_DAMPING:
             try:

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from qcompiler import ir, microscaling
 from qcompiler.errors import PassError
-from qcompiler.four_bits import Codes
+from qcompiler.four_bits import Codes, Scratch
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import OLDEST_OPSET, PerAxis, PerBlock, PerTensor
@@ -42,7 +42,7 @@ class Lower(Pass):
         if grouped and graph.opset < OLDEST_OPSET:
             raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
         ctx.plan.check(graph)
-        writer = _Writer(graph, ctx.plan)
+        writer = _Writer(graph, ctx.plan, ctx.scratch)
         for name, sites in grouped.items():
             by_quant: dict[TensorQuant, list[Site]] = {}
             for site, quant in sites.items():
@@ -58,8 +58,8 @@ class Lower(Pass):
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph, plan: Plan) -> None:
-        self.graph, self.plan = graph, plan
+    def __init__(self, graph: ir.Graph, plan: Plan, scratch: Scratch | None) -> None:
+        self.graph, self.plan, self.scratch = graph, plan, scratch
         self.namer = ir.Namer(graph)
         self.tensors = ir.all_tensors(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
@@ -112,7 +112,7 @@ class _Writer:
         channels = not isinstance(quant.scheme.granularity, PerTensor)
         if quant.scheme.four_bits and len(tensor.shape) == 2 and channels:
             change = self.plan.change(tensor.name, tensor.shape, quant)
-            codes: np.ndarray | ir.Computed = Codes(tensor.values, quant, change)
+            codes: np.ndarray | ir.Computed = Codes(tensor.values, quant, change, self.scratch)
         else:
             codes = self.plan.codes(tensor.name, tensor.values, quant).astype(quant.scheme.dtype)
             codes.flags.writeable = False

@@ -16,14 +16,16 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class TieTransposed(Pass):
-    """Where a Gather takes rows of W and a product multiplies by the transpose of W, written out, the second constant
-    becomes a view of the first. What they store is then quantized alike, and where the target has operators for both,
-    once. Nothing else is compared: reading weights takes time."""
+    """Where only weights are quantized, and a Gather takes rows of W and a product multiplies by the transpose of W,
+    written out, the second constant becomes a view of the first. What they store is then quantized alike, and where
+    the target has operators for both, once. Nothing else is compared: reading weights takes time."""
 
     name: ClassVar[str] = "tie-transposed"
     semantics: ClassVar[Semantics] = Semantics.EXACT
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        if ctx.target is None or not ctx.target.weights_alone:
+            return PassResult()
         tables: dict[Hashable, list[ir.Constant]] = {}
         matrices: dict[ir.Constant, None] = {}
         for _, node in ir.all_nodes(graph):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.goal import Goal
 from qcompiler.improve import EFFORTS
 from qcompiler.meet import Meeting
-from qcompiler.memory import peak_bytes
+from qcompiler.memory import available_bytes, peak_bytes
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
@@ -36,6 +37,10 @@ from qcompiler.target import OPS, Precision, Target, load_target
 from qcompiler.verify.checks import Checks
 
 MOST_MADE_UP = 16
+COPIES = 2
+"""Of its weights a session holds: as they are, and as its kernels want them."""
+REWRITING = ("fold-scale-shift", "fold-batchnorm", "merge-duplicates")
+"""Passes that make new weights, or read all of them."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,11 @@ class Compilation:
         with self.stages("load"):
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
+        if self.large:  # what makes other weights of weights would need room for them
+            self.pipeline = {
+                stage: [name for name in names if name.partition("{")[0] not in REWRITING]
+                for stage, names in self.pipeline.items()
+            }
         self.name = Path(model).name if isinstance(model, (str, os.PathLike)) else self.source.name
         self.data: Samples | None = None
         self.unmeasured = ""
@@ -436,7 +446,8 @@ class Compilation:
         """The plan written into a copy of the cleaned graph. ``statistics``: where 16 bits would overflow, and which
         codes occur."""
         graph = ir.clone(self.graph)
-        self.run_passes("lower", graph, PassContext(self.target, plan))
+        scratch = None if self.rounding is None else self.rounding.scratch
+        self.run_passes("lower", graph, PassContext(self.target, plan, scratch=scratch))
         options = {"to": self.kind.floats, "interface": self.options.interface}
         if self.kind.floats == "float32":
             half = [name for decision in plan.decisions if decision.action == ahead.HALF for name in decision.where]
@@ -444,7 +455,10 @@ class Compilation:
         if options:
             narrow = registry.make("narrow-floats", options)
             self._run([narrow], graph, PassContext(self.target, plan, statistics))
-        self.run_passes(self.target.ops, graph, PassContext(self.target, plan, statistics))
+        ctx = PassContext(self.target, plan, statistics)
+        if self.large and self.target.ops == OPS[0]:  # nobody will look at what the runtime makes of it
+            self._run([registry.make("fuse-nbits", {"everything": True})], graph, ctx)
+        self.run_passes(self.target.ops, graph, ctx)
         self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
 
@@ -475,6 +489,13 @@ class Compilation:
             self.options.progress("calibrate", done, total)
 
     def samples(self) -> Samples:
+    @cached_property
+    def large(self) -> bool:
+        """Whether memory has no room to run the source, and weights go from file to file."""
+        available = available_bytes()
+        small = self.kind.quantize != "weights" or self.target.verifier != "onnxruntime"
+        return not small and 0 < available < COPIES * ir.weight_bytes(self.source)
+
         if self.data is None:
             raise DataError(
                 f"{self.precision} needs samples to take ranges from",
@@ -487,6 +508,8 @@ class Compilation:
         """The samples that speed and agreement are measured on; made up where the user gave none, and none at all
         where what can be made up is nothing that the source takes."""
         if not hasattr(self, "_feeds"):
+        if self.large:
+            return []
             self._feeds = self._made_up() if self.data is None else spread(self.data, self.options.samples)
         return self._feeds
 

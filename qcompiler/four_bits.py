@@ -7,7 +7,8 @@ inputs it sums over, in a block two codes to a byte, the even one in the low hal
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 
@@ -31,13 +32,16 @@ def reduced_axis(scheme: Scheme) -> int:
 class Codes(ir.Computed):
     """The codes of a weight ``[rows, columns]`` under a solved representation, of blocks or channels.
 
-    ``change``: by how much they differ from rounding to nearest, of the weight's shape, or None.
+    ``change``: by how much they differ from rounding to nearest, of the weight's shape, or None; ``scratch``: where
+    they may have been kept.
     """
 
-    def __init__(self, values: np.ndarray, quant: TensorQuant, change: np.ndarray | None = None) -> None:
+    def __init__(
+        self, values: np.ndarray, quant: TensorQuant, change: np.ndarray | None = None, scratch: Scratch | None = None
+    ) -> None:
         super().__init__(values.shape, quant.scheme.dtype, self._whole)
         assert quant.scale is not None and quant.zero_point is not None
-        self.source, self.quant, self.change = values, quant, change
+        self.source, self.quant, self.change, self.scratch = values, quant, change, scratch
         self.axis = reduced_axis(quant.scheme)
         granularity, length = quant.scheme.granularity, values.shape[self.axis]
         self.block = granularity.size if isinstance(granularity, PerBlock) else length
@@ -51,7 +55,7 @@ class Codes(ir.Computed):
         return self.shape[1 - self.axis]
 
     @property
-    def identity(self) -> tuple[object, ...]:
+    def identity(self) -> Hashable:
         """Equal for the same weight in the same representation, be one the other's transpose."""
         strides = self.source.strides if self.axis == 1 else self.source.strides[::-1]
         place = self.source.__array_interface__["data"][0]
@@ -107,6 +111,9 @@ class Codes(ir.Computed):
         return part.reshape(shape)
 
     def _packed(self) -> np.ndarray:
+        kept = None if self.scratch is None else self.scratch.find(self)
+        if kept is not None:
+            return kept
         packed = np.empty((self.outputs, self.blocks, -(-self.block // 2)), np.uint8)
         for place, codes in self.parts():
             found = pairs(self._split(codes.astype(np.uint8)), self.axis + 1)
@@ -124,6 +131,27 @@ class Codes(ir.Computed):
             part += low
             codes[place] = part.astype(np.int8).astype(self.dtype)
         return codes
+
+
+class Scratch:
+    """Packed codes in a file without a name, found again by what they are codes of: the memory is the file's."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="qcompiler-")
+        self._places: dict[Hashable, tuple[int, tuple[int, ...]]] = {}
+
+    def keep(self, codes: Codes, packed: np.ndarray) -> None:
+        """``packed``: what ``codes.packed()`` computes."""
+        self._places[codes.identity] = self._file.tell(), packed.shape
+        self._file.write(np.ascontiguousarray(packed).data)
+
+    def find(self, codes: Codes) -> np.ndarray | None:
+        place = self._places.get(codes.identity)
+        if place is None:
+            return None
+        self._file.flush()
+        offset, shape = place
+        return np.memmap(self._file, np.uint8, "r", offset, shape)
 
 
 def pairs(codes: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -23,9 +23,15 @@ def current_bytes() -> int:
     return _status("VmRSS") or peak_bytes()
 
 
-def _status(field: str) -> int:
+def available_bytes() -> int:
+    """How much memory is left for this process, caches of files that may be given up included; 0 where the system does
+    not tell."""
+    return _status("MemAvailable", "/proc/meminfo")
+
+
+def _status(field: str, place: str = "/proc/self/status") -> int:
     try:
-        with open("/proc/self/status") as file:
+        with open(place) as file:
             for line in file:
                 if line.startswith(f"{field}:"):
                     return int(line.split()[1]) * 1024

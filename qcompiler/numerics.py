@@ -65,7 +65,7 @@ def scale_and_zero_point(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> t
         reach = np.maximum(-low, high)
         middle = 0 if first < 0 else (scheme.storage_range[0] + scheme.storage_range[1] + 1) // 2
         scale = reach / (last - middle)
-        zero_point = np.full(scale.shape, middle, dtype=np.int64)
+        zero_point = np.broadcast_to(np.int64(middle), scale.shape)
     else:
         scale = (high - low) / (last - first)
         with np.errstate(divide="ignore", invalid="ignore"):

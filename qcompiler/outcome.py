@@ -48,7 +48,12 @@ def report_of(
         samples=f"{found.samples} {origin} samples" if feeds else "no samples",
         warnings=list(warnings),
     )
-    if not feeds:
+    if not job.options.ops and job.kind.ops != job.target.ops:
+        report.warnings.append("made of the runtime's own operators: the native library is missing")
+    if job.large:
+        size = f"{ir.weight_bytes(job.source) / 1e9:.1f} GB of weights"
+        report.warnings.append(f"not run, neither it nor the source: memory has no room for {size} and copies of them")
+    elif not feeds:
         report.warnings.append(f"not measured: {job.unmeasured}; give samples (--data)")
     reasons = float_reasons(job.graph, job.target, job.diagnostics())
     report.nodes = [

@@ -49,7 +49,8 @@ class PassContext:
     """What a pass may look at beside the graph. ``shifts``: by how much what biases by name are added to is off in the
     mean, float32 ``[samples, C]``. ``plan`` is the newest one; None before placement. ``observers``: the
     user's choice for single tensors. ``rows``: some rows ``[rows, K]`` of tensors by name, from samples.
-    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``."""
+    ``moments``: what weights by name are multiplied with, see ``calibrate.moments``. ``scratch``: where codes of four
+    bits are kept that memory has no room for."""
 
     target: Target | None = None
     plan: Plan | None = None
@@ -58,6 +59,7 @@ class PassContext:
     shifts: Mapping[str, Any] | None = None
     rows: Any = None
     moments: Any = None
+    scratch: Any = None
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ class Refiner:
 
     def built(self, plan: Plan) -> Candidate:
         graph = self.compilation.lowered(plan, self.ctx.statistics)
-        optimized = fused.optimize(graph)
+        optimized = fused.written(graph) if self.compilation.large else fused.optimize(graph)
         forms = fused.fates(plan.intended, optimized, tables_of(graph))
         return Candidate(graph, plan, forms, optimized.histogram())
 

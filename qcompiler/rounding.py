@@ -9,15 +9,18 @@ import numpy as np
 
 from qcompiler import calibrate, registry
 from qcompiler.errors import DataError, TargetError
+from qcompiler.four_bits import Scratch
 from qcompiler.pipeline import MomentsPass, PassContext
 from qcompiler.plan import Plan, Site, TensorQuant
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
-WAYS = {"rtn": "", "mse": "clip-weights", "hqq": "half-quadratic", "gptq": "compensate-weights"}
-"""By name the pass that finds scales; ``rtn``: the largest weight of a block takes the largest code (``solve``)."""
+WAYS = {"rtn": "nearest-weights", "mse": "clip-weights", "hqq": "half-quadratic", "gptq": "compensate-weights"}
+"""By name the pass that finds scales."""
 WITH_ZERO_POINTS = ("hqq",)
+TURNED = ("rtn", "mse", "gptq")
+"""Those whose scales may be negative."""
 FOR_SAMPLES, FOR_NONE = "gptq", "mse"
 """What is used where nobody says: with samples, and without."""
 
@@ -43,29 +46,41 @@ class Rounding:
     def __init__(self, job: Compilation) -> None:
         self.job = job
         self.way = way_of(job.options.rounding, samples=job.data is not None, where=job.source.name)
+        self.scratch = Scratch() if job.large else None
         self.sites: dict[Site, TensorQuant] = {}
         self.changes: dict[str, np.ndarray] = {}
 
     def done(self, ctx: PassContext) -> PassContext:
         """The context with the numbers of its weights in its plan."""
+        while True:
+            ctx = self.rounded(ctx)
+            assert ctx.plan is not None
+            solved = ctx.plan.sites.items()
+            bad = {site for site, quant in solved if quant.scale is not None and not np.isfinite(quant.scale).all()}
+            self.sites |= {site: quant for site, quant in solved if quant.origin == "weights" and site not in bad}
+            self.changes |= ctx.plan.four_bit_rounding
+            if not bad:
+                return ctx
+            kept = {site.node: f"weight '{site.tensor}' has values that are not finite" for site in bad}
+            ctx = self.job.placed(replace(ctx, plan=ctx.plan.without_nodes(kept)))
+
+    def rounded(self, ctx: PassContext) -> PassContext:
+        """All weights in one go, but those that are known."""
         assert ctx.plan is not None
-        ctx = replace(ctx, plan=self.remembered(ctx.plan))
-        name = WAYS[self.way]
-        if name:
-            turned = {} if self.way in WITH_ZERO_POINTS else {"turned": self.job.target.verifier == "onnxruntime"}
-            one = registry.make(name, turned)
-            if isinstance(one, MomentsPass):
-                assert ctx.plan is not None
-                readers = one.wanted(self.job.graph, ctx.plan)
-                if readers:
-                    feeds = self.job.typical(skip_bad=False)
-                    ctx = replace(ctx, moments=calibrate.second_moments(self.job.graph, readers, feeds))
-            ctx = self.job._run([one], self.job.graph, ctx)
-        ctx = self.job._run([registry.make("solve")], self.job.graph, replace(ctx, moments=None))
-        assert ctx.plan is not None
-        self.sites |= {site: quant for site, quant in ctx.plan.sites.items() if quant.origin == "weights"}
-        self.changes |= ctx.plan.four_bit_rounding
-        return ctx
+        ctx = replace(ctx, plan=self.remembered(ctx.plan), scratch=self.scratch)
+        one = registry.make(WAYS[self.way], self.options())
+        if isinstance(one, MomentsPass):
+            assert ctx.plan is not None
+            readers = one.wanted(self.job.graph, ctx.plan)
+            if readers:
+                feeds = self.job.typical(skip_bad=False)
+                ctx = replace(ctx, moments=calibrate.second_moments(self.job.graph, readers, feeds))
+        ctx = self.job._run([one], self.job.graph, ctx)
+        return self.job._run([registry.make("solve")], self.job.graph, replace(ctx, moments=None))
+
+    def options(self) -> dict[str, bool]:
+        """Of the pass. Builders of engines want positive scales."""
+        return {"turned": self.job.target.verifier == "onnxruntime"} if self.way in TURNED else {}
 
     def remembered(self, plan: Plan) -> Plan:
         sites = {

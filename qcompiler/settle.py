@@ -48,6 +48,8 @@ class Measured:
 
 def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
     options, feeds = compilation.options, compilation.feeds()
+    if compilation.large:
+        return Measured([], None, 0)
     with compilation.stages("measure"), session(compilation.source, threads=options.threads) as source:
         with session(graph, threads=options.threads) as compiled:
             if options.timing:

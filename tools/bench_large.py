@@ -1,0 +1,148 @@
+"""Compiles a language model of random weights that memory has no room for, and says what that took.
+
+    python tools/bench_large.py --gigabytes 14 --folder /tmp
+
+The model, of layers like Llama's, is written to the folder, compiled there in a process of its own, and deleted. Beside
+it: what reading the weights once and writing the result once takes here. Own memory is what no file stands for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+WIDTH, HIDDEN, VOCABULARY = 4096, 11008, 32000
+POLL = 0.02
+"""Seconds between two looks at the memory."""
+PIECE = 1 << 26
+"""Bytes that are made, read or written at a time."""
+
+
+class Writer:
+    """Random weights into one data file; the same numbers again and again, which no compiler notices."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, path.open("wb")
+        self.piece = np.random.default_rng(0).normal(0.0, 0.02, PIECE // 4).astype(np.float32)
+        self.initializers: list[TensorProto] = []
+
+    def add(self, name: str, *shape: int) -> str:
+        size, offset = 4 * int(np.prod(shape)), self.file.tell()
+        for start in range(0, size, PIECE):
+            self.file.write(self.piece[: min(PIECE, size - start) // 4].data)
+        tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", self.path.name), ("offset", offset), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers.append(tensor)
+        return name
+
+
+def write(path: Path, size: float) -> int:
+    """A model of about so many bytes of weights at the path; returns how many there are."""
+    writer = Writer(path.with_name(path.name + ".data"))
+    nodes = [helper.make_node("Gather", [writer.add("embedding", VOCABULARY, WIDTH), "ids"], ["x0"], "embed")]
+    layer = 0
+    while writer.file.tell() + 4 * WIDTH * VOCABULARY < size or layer == 0:
+        nodes += block(writer, layer)
+        layer += 1
+    nodes.append(helper.make_node("MatMul", [f"x{layer}", writer.add("head", WIDTH, VOCABULARY)], ["logits"], "head_"))
+    written = writer.file.tell()
+    writer.file.close()
+    graph = helper.make_graph(
+        nodes,
+        "large",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])],
+        writer.initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return written
+
+
+def block(writer: Writer, layer: int) -> list[onnx.NodeProto]:
+    """A layer without its attention, which has no weights: four square products and a gated hidden layer."""
+    made: list[onnx.NodeProto] = []
+
+    def node(op: str, *inputs: str) -> str:
+        result = f"l{layer}_{len(made)}"
+        made.append(helper.make_node(op, list(inputs), [result], f"{result}_{op}"))
+        return result
+
+    def product(x: str, name: str, rows: int, columns: int) -> str:
+        return node("MatMul", x, writer.add(f"layer{layer}.{name}", rows, columns))
+
+    x = f"x{layer}"
+    values = node("Mul", product(x, "query", WIDTH, WIDTH), product(x, "key", WIDTH, WIDTH))
+    values = node("Add", values, product(x, "value", WIDTH, WIDTH))
+    x = node("Add", x, product(values, "output", WIDTH, WIDTH))
+    gated = node("Mul", node("Sigmoid", product(x, "gate", WIDTH, HIDDEN)), product(x, "up", WIDTH, HIDDEN))
+    made.append(helper.make_node("Add", [x, product(gated, "down", HIDDEN, WIDTH)], [f"x{layer + 1}"], f"l{layer}_x"))
+    return made
+
+
+def moved(source: Path, size: int, folder: Path) -> float:
+    """Seconds that reading the file and writing so many bytes take, to the disk."""
+    start = time.perf_counter()
+    with source.open("rb", buffering=0) as file:
+        buffer = bytearray(PIECE)
+        while file.readinto(buffer):
+            pass
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for first in range(0, size, PIECE):
+            file.write(buffer[: min(PIECE, size - first)])
+    return time.perf_counter() - start
+
+
+def compiled(model: Path, output: Path, options: list[str]) -> tuple[float, int, dict]:
+    """Seconds, the largest memory that no file stands for, and the report."""
+    report = output.with_suffix(".json")
+    command = [sys.executable, "-m", "qcompiler", "compile", str(model), "-o", str(output), "--precision", "int4"]
+    start, most = time.perf_counter(), 0
+    process = subprocess.Popen([*command, "--report", str(report), "--quiet", *options])
+    while process.poll() is None:
+        most = max(most, anonymous(process.pid))
+        time.sleep(POLL)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.perf_counter() - start, most, json.loads(report.read_text())
+
+
+def anonymous(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=14.0)
+    parser.add_argument("--folder", type=Path, help="with room for the model and the result")
+    parser.add_argument("options", nargs="*", default=["--rounding", "rtn"], help="of qcompiler compile, after --")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="qcompiler-large-", dir=arguments.folder) as name:
+        folder = Path(name)
+        size = write(folder / "model.onnx", arguments.gigabytes * 1e9)
+        seconds, memory, report = compiled(folder / "model.onnx", folder / "compiled.onnx", arguments.options)
+        written = sum(path.stat().st_size for path in folder.glob("compiled.onnx*"))
+        plain = moved(folder / "model.onnx.data", written, folder)
+    forms = {node["form"] for node in report["nodes"] if node["precision"] == "int4"}
+    print(f"{size / 1e9:.1f} GB of weights to {written / 1e9:.2f} GB, {', '.join(sorted(forms))}")
+    print(f"own memory {memory / 1e9:.2f} GB")
+    print(f"{seconds:.0f} s; reading and writing alone {plain:.0f} s: {seconds / plain:.2f} times")
+    print("; ".join(report["warnings"]))
+
+
+if __name__ == "__main__":
+    main()
