@@ -49,10 +49,10 @@ class SmoothConv(RowsPass):
         for name, rows in (ctx.rows or {}).items():
             tensor, readers = places[name]
             symmetric = ctx.target is not None and ctx.target.activation.symmetric
-            if _is_depthwise(readers[0]):
+            if is_depthwise(readers[0]):
                 factor, gain, noise = even_factor(rows, symmetric=symmetric)
             else:
-                taps = np.concatenate([_taps(node) for node in readers], axis=1)
+                taps = np.concatenate([taps_of(node) for node in readers], axis=1)
                 factor, gain, noise = best_factor(rows, taps, (0,), by_row=False)
             free = equalizable(tensor) is not None
             if gain >= (self.least_gain if free else self.least_gain_of_a_product) and (free or noise > EXACT_ENOUGH):
@@ -61,8 +61,8 @@ class SmoothConv(RowsPass):
         namer, kept = ir.Namer(graph), {}
         for name, factor in factors.items():
             tensor, readers = places[name]
-            check_length(factor, _channels(readers[0]), name)
-            kept.update(_smooth(graph, tensor, readers, factor, namer))
+            check_length(factor, channels_of(readers[0]), name)
+            kept.update(multiply(graph, tensor, readers, factor, namer))
         plan = replace(plan, smoothing={**plan.smoothing, **factors}, kept={**plan.kept, **kept})
         return PassResult(len(factors), tuple(diagnostics), plan)
 
@@ -82,12 +82,12 @@ def smoothable(graph: ir.Graph, depthwise: bool = False) -> dict[ir.Variable, li
     return found
 
 
-def _is_depthwise(node: ir.Node) -> bool:
+def is_depthwise(node: ir.Node) -> bool:
     weight = node.inputs[1].values
     return bool(node.attrs.get("group", 1) == weight.shape[0] > 1 and weight.shape[1] == 1)
 
 
-def _channels(node: ir.Node) -> int:
+def channels_of(node: ir.Node) -> int:
     """How many channels the convolution reads."""
     return int(node.inputs[1].values.shape[1] * node.attrs.get("group", 1))
 
@@ -98,11 +98,11 @@ def _reads(node: ir.Node, tensor: ir.Tensor, depthwise: bool = False) -> bool:
         and [index for index, own in enumerate(node.inputs) if own is tensor] == [0]
         and ir.is_constant(node.inputs[1])
         and node.inputs[1].values.dtype == np.float32
-        and (_is_depthwise(node) if depthwise else node.attrs.get("group", 1) == 1)
+        and (is_depthwise(node) if depthwise else node.attrs.get("group", 1) == 1)
     )
 
 
-def _taps(node: ir.Node) -> np.ndarray:
+def taps_of(node: ir.Node) -> np.ndarray:
     """The weight ``[O, C, ...]`` as a matrix ``[C, O · taps]``: each tap of the kernel is a product of its own."""
     weight = node.inputs[1].values
     return np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1)
@@ -118,7 +118,7 @@ def equalizable(tensor: ir.Tensor) -> ir.Node | None:
     return node if node.inputs[1].values.dtype == np.float32 else None
 
 
-def _smooth(
+def multiply(
     graph: ir.Graph, tensor: ir.Variable, readers: list[ir.Node], factor: np.ndarray, namer: ir.Namer
 ) -> dict[str, str]:
     """Edits the graph; returns the nodes to keep in float, with the reason."""
@@ -128,7 +128,7 @@ def _smooth(
 
     for node in readers:
         weight = node.inputs[1]
-        shape = [-1 if axis == (0 if _is_depthwise(node) else 1) else 1 for axis in range(weight.values.ndim)]
+        shape = [-1 if axis == (0 if is_depthwise(node) else 1) else 1 for axis in range(weight.values.ndim)]
         node.inputs[1] = constant(f"{weight.name}_smoothed", weight.values * inverse(factor).reshape(shape))
     source = equalizable(tensor)
     if source is not None:

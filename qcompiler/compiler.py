@@ -404,7 +404,8 @@ class Compilation:
 
     def deciding(self) -> list[Pass]:
         """The passes that decide on rows of activations."""
-        passes = [registry.parse(text) for text in self.pipeline.get("decide", ())]
+        stages = ("even", "decide") if self.target.tabulates("Mul") else ("decide",)
+        passes = [registry.parse(text) for stage in stages for text in self.pipeline.get(stage, ())]
         return [one for one in passes if isinstance(one, RowsPass)]
 
     def placed(self, ctx: PassContext) -> PassContext:
@@ -488,7 +489,6 @@ class Compilation:
         if self.options.progress is not None:
             self.options.progress("calibrate", done, total)
 
-    def samples(self) -> Samples:
     @cached_property
     def large(self) -> bool:
         """Whether memory has no room to run the source, and weights go from file to file."""
@@ -496,6 +496,7 @@ class Compilation:
         small = self.kind.quantize != "weights" or self.target.verifier != "onnxruntime"
         return not small and 0 < available < COPIES * ir.weight_bytes(self.source)
 
+    def samples(self) -> Samples:
         if self.data is None:
             raise DataError(
                 f"{self.precision} needs samples to take ranges from",
@@ -507,9 +508,9 @@ class Compilation:
     def feeds(self) -> list[Feed]:
         """The samples that speed and agreement are measured on; made up where the user gave none, and none at all
         where what can be made up is nothing that the source takes."""
-        if not hasattr(self, "_feeds"):
         if self.large:
             return []
+        if not hasattr(self, "_feeds"):
             self._feeds = self._made_up() if self.data is None else spread(self.data, self.options.samples)
         return self._feeds
 
