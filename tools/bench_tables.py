@@ -84,7 +84,14 @@ LOOKUPS = tuple(
     if side < 1024 or not floats
 )
 
-PRODUCTS = ((64, 4, 16), (240, 3, 12), (64, 8, 32), (128, 10, 40), (32, 24, 96), (64, 40, 40), (32, 80, 80))
+PRODUCTS = tuple(  # X and S
+    case
+    for channels, height, width in ((64, 4, 16), (128, 10, 40), (64, 40, 40), (32, 80, 80), (24, 80, 80), (480, 6, 80))
+    for case in (
+        ((1, channels, height, width), (1, channels, 1, 1)),
+        ((1, height, width, channels), (1, 1, 1, channels)),
+    )
+)
 
 
 def repeated(
@@ -131,8 +138,8 @@ def copies(case: Lookup) -> Callable[[], Any]:
     return repeated("Cast", ["X"], {"X": codes(case.bytes // 2)}, {}, to=TensorProto.UINT8)
 
 
-def products(operator: str, channels: int, height: int, width: int) -> Callable[[], Any]:
-    """X [1, channels, height, width] times S [1, channels, 1, 1], of which both are made as it goes."""
+def products(operator: str, x: tuple[int, ...], s: tuple[int, ...]) -> Callable[[], Any]:
+    """X times S, of these shapes, neither of them constant."""
     parameters = {
         "x_scale": np.array(0.02, np.float32), "x_zero_point": np.array(100, np.uint8),
         "s_scale": np.array(1 / 256, np.float32), "s_zero_point": np.array(0, np.uint8),
@@ -141,7 +148,7 @@ def products(operator: str, channels: int, height: int, width: int) -> Callable[
     names = list(parameters)
     ours = operator == "TableLookup2"
     inputs = ["X", "S", *names] if ours else ["X", *names[:2], "S", *names[2:]]
-    given = {"X": codes(1, channels, height, width), "S": codes(1, channels, 1, 1)}
+    given = {"X": codes(*x), "S": codes(*s)}
     return repeated(operator, inputs, given, parameters, domain=native.DOMAIN if ours else "com.microsoft")
 
 
@@ -205,11 +212,12 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
         )
     console.print(table)
     table = Table(title=f"TableLookup2, {result['isa']}")
-    for heading in ("X", "µs", "QLinearMul's", "of theirs", "at best"):
+    for heading in ("X", "S", "µs", "QLinearMul's", "of theirs", "at best"):
         table.add_column(heading, justify="right")
     for row in result["products"]:
         table.add_row(
-            "×".join(map(str, row["shape"])), *[f"{seconds * 1e6:.1f}" for seconds in row["seconds"].values()],
+            *["×".join(map(str, shape)) for shape in row["shapes"]],
+            *[f"{seconds * 1e6:.1f}" for seconds in row["seconds"].values()],
             judged(row, BAR_OF_PRODUCTS), f"{row['at_best']:.2f}",
         )
     console.print(table)
@@ -230,8 +238,8 @@ def main() -> None:
                 for case in LOOKUPS
             ],
             "products": [
-                {"shape": shape, **measure(products("TableLookup2", *shape), products("QLinearMul", *shape), budget)}
-                for shape in PRODUCTS
+                {"shapes": both, **measure(products("TableLookup2", *both), products("QLinearMul", *both), budget)}
+                for both in PRODUCTS
             ],
         }
         json.dump({"isa": native.isa(), **measured}, sys.stdout)

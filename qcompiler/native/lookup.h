@@ -32,6 +32,10 @@ struct LookupKernels {
 
   // `y` may be `x` itself.
   void (*multiply)(const Product& product, const std::uint8_t* x, std::size_t count, std::uint8_t* y);
+
+  // The same with factors that come again after `period` elements, in place of the product's own.
+  void (*multiply_by_column)(const Product& product, const float* factors, std::size_t period, const std::uint8_t* x,
+                             std::size_t count, std::uint8_t* y);
 };
 
 extern const LookupKernels lookup_scalar;

@@ -53,6 +53,7 @@ void bytes(const std::uint8_t* x, std::size_t count, const std::uint8_t* table, 
 }  // namespace
 
 extern const LookupKernels lookup_avx2 = {bytes, look_up<std::uint32_t>, look_up_by_column<std::uint8_t>,
-                                          look_up_by_column<std::uint32_t>, multiply};
+                                          look_up_by_column<std::uint32_t>, multiply,
+                                          multiply_by_column};
 
 }  // namespace qcompiler

@@ -200,6 +200,7 @@ void bytes_by_column(const std::uint8_t* x, std::size_t rows, std::size_t column
 
 }  // namespace
 
-extern const LookupKernels lookup_avx512vbmi = {bytes, words, bytes_by_column, look_up_by_column<std::uint32_t>, multiply};
+extern const LookupKernels lookup_avx512vbmi = {bytes, words, bytes_by_column, look_up_by_column<std::uint32_t>, multiply,
+                                                multiply_by_column};
 
 }  // namespace qcompiler

@@ -36,25 +36,39 @@ void look_up_by_column(const std::uint8_t* x, std::size_t rows, std::size_t colu
   }
 }
 
-// Of a form that compilers turn into vector instructions.
-void multiply(const Product& product, const std::uint8_t* x, std::size_t count, std::uint8_t* y) {
+// Of a form that compilers turn into vector instructions. `factor` gives the factor of an element.
+template <typename Factor>
+inline void multiply_with(const Product& product, const Factor& factor, const std::uint8_t* x, std::size_t count,
+                          std::uint8_t* y) {
   // Added to a small number, this leaves the number's nearest integer in the lowest bits.
   constexpr float kRounding = 0x1.8p23f;
   constexpr std::int32_t kRoundingBits = 0x4B400000;
   const Product p = product;  // a copy that no store to y can change
   const std::int32_t offset = p.sign;  // signed codes, their sign turned, are unsigned ones and 128 more
-  const float factor = static_cast<float>(p.factor);
   const float low = static_cast<float>(0 - offset - p.y_zero_point);
   const float high = static_cast<float>(255 - offset - p.y_zero_point);
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t code = (x[i] ^ p.sign) - offset - p.x_zero_point;
-    float value = static_cast<float>(code) * factor * p.scale;
+    float value = static_cast<float>(code) * factor(i) * p.scale;
     value = value > low ? value : low;
     value = value < high ? value : high;
     value += kRounding;
     std::int32_t rounded;
     __builtin_memcpy(&rounded, &value, sizeof rounded);
     y[i] = static_cast<std::uint8_t>((rounded - kRoundingBits + p.y_zero_point + offset) ^ p.sign);
+  }
+}
+
+void multiply(const Product& product, const std::uint8_t* x, std::size_t count, std::uint8_t* y) {
+  const float factor = static_cast<float>(product.factor);
+  multiply_with(product, [factor](std::size_t) { return factor; }, x, count, y);
+}
+
+void multiply_by_column(const Product& product, const float* factors, std::size_t period, const std::uint8_t* x,
+                        std::size_t count, std::uint8_t* y) {
+  for (std::size_t at = 0; at < count; at += period) {
+    const std::size_t part = count - at < period ? count - at : period;
+    multiply_with(product, [factors](std::size_t i) { return factors[i]; }, x + at, part, y + at);
   }
 }
 

@@ -145,6 +145,15 @@ void products_are_rounded_and_saturated(const LookupKernels& kernels) {
           for (std::size_t i = 0; i < count; ++i) {
             right = right && y.data()[i] == static_cast<std::uint8_t>(multiplied(product, x[i]));
           }
+          const float factors[] = {static_cast<float>(factor), 255.0f, 0.0f, -31.0f, 3.0f};
+          for (const std::size_t period : {1u, 3u, 5u}) {
+            kernels.multiply_by_column(product, factors, period, x.get(), count, y.data());
+            for (std::size_t i = 0; i < count; ++i) {
+              Product other = product;
+              other.factor = static_cast<std::int32_t>(factors[i % period]);
+              right = right && y.data()[i] == static_cast<std::uint8_t>(multiplied(other, x[i]));
+            }
+          }
           CHECK(right);
           CHECK(y.margins_stay());
         }

@@ -57,7 +57,11 @@ def test_every_pair_of_codes(isa: str, product: QuantizedProduct, inner: int) ->
         ((2, 5, 7, 11), (2, 5, 1, 1)), ((2, 5, 31, 37), (2, 5, 1, 1)), ((2, 5, 7, 11), (1, 5, 1, 1)),
         ((2, 5, 7, 11), (5, 1, 1)), ((2, 5, 7, 11), (2, 1, 1, 1)), ((2, 5, 7, 11), (2, 5, 7, 1)),
         ((2, 5, 7, 11), (1, 1, 1, 1)), ((2, 5, 7, 11), ()), ((2, 5), (5,)), ((3, 4), (3, 4)), ((), ()), ((7,), (1,)),
-        ((0, 5, 7, 11), (0, 5, 1, 1)), ((2, 1, 7, 11), (2, 1, 1, 1)),
+        ((0, 5, 7, 11), (0, 5, 1, 1)), ((2, 1, 7, 11), (2, 1, 1, 1)), ((2, 5, 7, 11), (2, 1, 1, 11)),
+        ((2, 5, 7, 11), (1, 1, 1, 11)), ((2, 5, 7, 11), (11,)), ((2, 5, 7, 11), (1, 5, 1, 11)),
+        ((2, 5, 7, 11), (2, 5, 1, 11)), ((2, 5, 7, 11), (7, 11)), ((2, 5, 7, 11), (2, 5, 7, 11)),
+        ((2, 1, 5, 7), (2, 1, 5, 1)), ((3, 1, 5), (3, 1, 5)), ((2, 40, 41, 24), (2, 1, 1, 24)),
+        ((3, 20, 7, 600), (3, 1, 1, 600)), ((2, 0, 3), (2, 1, 3)), ((2, 3, 0), (2, 1, 0)),
     ],
 )
 def test_shapes_that_can_be_repeated(
@@ -85,16 +89,19 @@ def test_is_what_qlinearmul_makes(data: st.DataObject, of: type, inner: int) -> 
 def test_threads_change_nothing() -> None:
     x, s = codes((3, 37, 53, 67), np.uint8), codes((3, 37, 1, 1), np.uint8, 1)
     model = UNSIGNED.model("TableLookup2")
-    for threads in (1, 2, 3):
-        assert np.array_equal(session(model, threads).run(None, {"X": x, "S": s})[0], UNSIGNED.values(x, s))
+    last = [codes.transpose(0, 2, 3, 1).copy() for codes in (x, s)]
+    for feeds in ({"X": x, "S": s}, dict(zip("XS", last))):
+        for threads in (1, 2, 3):
+            y = session(model, threads).run(None, feeds)[0]
+            assert np.array_equal(y, UNSIGNED.values(feeds["X"], feeds["S"]))
 
 
-@pytest.mark.parametrize("s", [(5, 7, 11, 1), (2, 5, 1, 11), (2, 4, 1, 1), (1, 2, 5, 7, 11), (11, 2), (2, 10, 1, 1)])
+@pytest.mark.parametrize("s", [(5, 7, 11, 1), (2, 1, 7, 1), (2, 4, 1, 1), (1, 2, 5, 7, 11), (11, 2), (2, 10, 1, 1)])
 def test_shapes_that_cannot_be_repeated_are_refused(s: tuple[int, ...]) -> None:
     text = ", ".join(map(str, s))
     message = (
-        r"TableLookup2, node 'product': X has the shape \[2, 5, 7, 11\], along whose first or last axes alone S, of "
-        rf"the shape \[{text}\], cannot be repeated"
+        r"TableLookup2, node 'product': X has the shape \[2, 5, 7, 11\], along whose axes S, of the shape "
+        rf"\[{text}\], cannot be repeated"
     )
     with pytest.raises(Exception, match=message):
         run(UNSIGNED, codes((2, 5, 7, 11), np.uint8), codes(s, np.uint8))
