@@ -86,7 +86,7 @@ def shaped(array: np.ndarray, scheme: Scheme) -> np.ndarray:
     """An array ``[outputs, blocks]`` as the scheme's scales are."""
     if isinstance(scheme.granularity, PerAxis):
         return array[:, 0]
-    return array if reduced_axis(scheme) == 1 else np.ascontiguousarray(array.T)
+    return array if reduced_axis(scheme) == 1 else array.T
 
 
 def kept_normal(scale: np.ndarray, used: np.ndarray) -> np.ndarray:

@@ -53,7 +53,9 @@ def initializers(matrix: Matrix, namer: ir.Namer) -> list[ir.Tensor]:
     """B, scales and, where they are not all in the middle, zero points."""
     name = matrix.codes.name
     made: list[ir.Tensor] = [ir.Constant(namer(f"{name}_packed"), matrix.packed())]
-    made.append(ir.Constant(namer(f"{name}_scales"), np.ascontiguousarray(matrix.scales())))
+    shape = (matrix.outputs, matrix.depth // matrix.block * matrix.pieces)
+    scales = ir.Computed(shape, matrix.scale.dtype, lambda: np.ascontiguousarray(matrix.scales()))
+    made.append(ir.Constant(namer(f"{name}_scales"), scales))
     if not matrix.symmetric:
         made.append(ir.Constant(namer(f"{name}_zero_points"), pairs(matrix.four_bit_zero_points())))
     return made

@@ -16,7 +16,7 @@ from qcompiler import ir
 from qcompiler.plan import TensorQuant
 from qcompiler.scheme import PerAxis, PerBlock, Scheme
 
-BYTES = 1 << 20
+BYTES = 1 << 19
 """About what is worked on at a time: it stays in the processor's cache."""
 _LEAST = 64
 """Columns at a time, at least: a cache line is read whole."""

@@ -62,7 +62,7 @@ class Computed(LazyValues):
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
     def load(self) -> np.ndarray:
-        values = self.make()
+        values = self.make().view()
         values.flags.writeable = False
         return values
 
