@@ -20,9 +20,11 @@ from qcompiler import ahead, calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, TargetError
 from qcompiler.goal import Goal
-from qcompiler.improve import EFFORTS
+from qcompiler.improve import EFFORTS, spaced
 from qcompiler.meet import Meeting
 from qcompiler.memory import available_bytes, peak_bytes
+from qcompiler.observing import BEST, USUAL, best_observer
+from qcompiler.observing import SAMPLES as OBSERVER_SAMPLES
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
@@ -196,11 +198,10 @@ class Compilation:
         self.gpu = options.gpu or self.target.gpu
         self.precision, self.options = precision, options
         self.recipe = load_recipe(recipe)
-        self.observer = self.recipe.observer or options.observer or self.target.observer
-        if self.observer not in calibrate.OBSERVERS:
-            raise TargetError(
-                f"there is no observer '{self.observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}"
-            )
+        observer = self.recipe.observer or options.observer or self.target.observer
+        if observer not in (*calibrate.OBSERVERS, BEST):
+            raise TargetError(f"there is no observer '{observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}")
+        self.observer, self.tries_observers = (USUAL, True) if observer == BEST else (observer, False)
         check_gpu(self.kind, precision, self.gpu)
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
         self.observers: dict[str, str] = {}
@@ -323,7 +324,7 @@ class Compilation:
                 statistics.check(self.graph)
         ctx = replace(ctx, statistics=statistics)
         with self.stages("solve"):
-            return self.solved(ctx), statistics
+            return self.best_solved(ctx), statistics
 
     def prepared(self, earlier: calibrate.Statistics | None = None, *, skip_bad: bool = False) -> Plan:
         """Placement, smoothing and rounding of the cleaned graph's weights, which need no statistics; smoothing and
@@ -415,6 +416,16 @@ class Compilation:
         if self.kind.quantize == "dynamic":
             return registry.make("place-dynamic")
         return registry.make("place", {"precision": self.precision})
+
+    def best_solved(self, ctx: PassContext) -> Plan:
+        """Solved with the observer that is wanted, from then on the one that measures best where that is wanted."""
+        if not self.tries_observers or self.data is None or self.options.improve == "none":
+            return self.solved(ctx)
+        plans: dict[str, Plan] = {}
+        for self.observer in calibrate.OBSERVERS:
+            plans[self.observer] = self.solved(ctx)
+        self.observer = best_observer(self.graph, plans, spaced(self.feeds(), OBSERVER_SAMPLES))
+        return plans[self.observer]
 
     def solved(self, ctx: PassContext) -> Plan:
         assert ctx.plan is not None

@@ -123,7 +123,7 @@ class Target:
     ``round`` and ``correct`` (on samples), ``lower`` and, where our own operators may be used, ``native``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
-    ``observer``: how ranges are taken where nobody says.
+    ``observer``: how ranges are taken where nobody says, ``best`` by trying all on samples.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
     ``elementwise``: operators that compute each value from those in the same place; with our own operators, what they
     make of one tensor in codes is one table.

@@ -80,11 +80,13 @@ def test_compile_counts_as_calibrate_does(folder: Path) -> None:
     del model.graph.input[1:]
     onnx.save(model, folder / "silu.onnx")
     for name in ("conv", "silu"):
-        made = ("compile", f"{name}.onnx", "--no-timing", "-o")
-        assert invoke(*made, "a.onnx", "--data", "conv.npz").code == 0
-        assert invoke("calibrate", f"{name}.onnx", "--data", "conv.npz", "-o", "s.npz").code == 0
-        assert invoke(*made, "b.onnx", "--stats", "s.npz").code == 0
-        assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes(), name
+        data, stats = ("--data", "conv.npz"), ("--stats", "s.npz")
+        assert invoke("calibrate", f"{name}.onnx", *data, "-o", "s.npz").code == 0
+        decided = ("--observer", "mse", "--passes", "-correct-bias")  # what else is decided on samples
+        for same in ((data, (*data, *stats)), ((*data, *decided), (*stats, *decided))):
+            for index, given in enumerate(same):
+                assert invoke("compile", f"{name}.onnx", "--no-timing", "-o", f"{index}.onnx", *given).code == 0
+            assert (folder / "0.onnx").read_bytes() == (folder / "1.onnx").read_bytes(), name
 
 
 def test_bad_samples_are_skipped_and_listed(folder: Path) -> None:
