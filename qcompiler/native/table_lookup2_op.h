@@ -8,7 +8,8 @@
 //                   [1, C, 1, 1], [N, 1, 1, C], [C]
 //            x_scale, x_zero_point, s_scale, s_zero_point, y_scale, y_zero_point   constants, one value each: float32 that
 //                   are finite and greater than zero, and codes of X's type
-//   output   Y      of X's type and shape: as ONNX Runtime's QLinearMul makes it
+//   output   Y      of X's type and shape: as ONNX Runtime's QLinearMul makes it, but for ties, which its float32 rounds
+//                   otherwise
 #pragma once
 
 #include <vector>

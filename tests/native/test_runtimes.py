@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from native_models import (
+    QuantizedProduct,
     gather_int4_model,
     lookups_model,
     matmul_int4_model,
@@ -57,7 +58,7 @@ options.register_custom_ops_library(path)
 for name in sys.argv[4:]:
     session = ort.InferenceSession(f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"])
     there = np.load(f"{folder}/{name}.npz")
-    y = session.run(None, {session.get_inputs()[0].name: there["A"]})[0]
+    y = session.run(None, {given.name: there[given.name] for given in session.get_inputs()})[0]
     assert y.dtype == there["Y"].dtype and np.array_equal(y, there["Y"]), name
 try:
     ort.InferenceSession(f"{folder}/bad.onnx", options, providers=["CPUExecutionProvider"])
@@ -81,7 +82,7 @@ def test_observe_runs_in_older_runtimes(version: str, tmp_path: Path) -> None:
     assert f"counted with {version}" in ran.stdout
 
 
-def operator_models() -> dict[str, tuple[bytes, np.ndarray]]:
+def operator_models() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     weights = random_int4_weights(64, 40, 32, zero_points=True)
     half_scales = random_int4_weights(64, 40, 32, zero_points=True, scales=np.float16)
@@ -89,15 +90,17 @@ def operator_models() -> dict[str, tuple[bytes, np.ndarray]]:
     bias = np.ones(40, np.float32)
     table, entries = np.arange(256, dtype=np.float32), np.arange(255, -1, -1).astype(np.uint8).view(np.int8)
     codes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    product = QuantizedProduct((0.02, 3), (0.1, 1), (0.03, 5))
     return {
-        "float32": (matmul_int4_model(random_int4_weights(64, 40, 0)), a),
-        "float16": (matmul_int4_model(half_scales, element=half), a.astype(np.float16)),
-        "float16-scales": (matmul_int4_model(half_scales, element=single), a),
-        "float32-and-bias": (matmul_int4_model(weights, bias), a),
-        "gather": (gather_int4_model(half_scales), np.array([3, -1])),
-        "lookup": (table_lookup_model(table), codes),
-        "lookup-by-channel": (table_lookup_model(np.stack([table, -table]), axis=-2), codes),
-        "lookups": (lookups_model({"A": ("X", entries), "Y": ("A", table)}, ["Y"], ["n", 2, 3]), codes),
+        "float32": (matmul_int4_model(random_int4_weights(64, 40, 0)), {"A": a}),
+        "float16": (matmul_int4_model(half_scales, element=half), {"A": a.astype(np.float16)}),
+        "float16-scales": (matmul_int4_model(half_scales, element=single), {"A": a}),
+        "float32-and-bias": (matmul_int4_model(weights, bias), {"A": a}),
+        "gather": (gather_int4_model(half_scales), {"A": np.array([3, -1])}),
+        "lookup": (table_lookup_model(table), {"X": codes}),
+        "lookup-by-channel": (table_lookup_model(np.stack([table, -table]), axis=-2), {"X": codes}),
+        "lookups": (lookups_model({"A": ("X", entries), "Y": ("A", table)}, ["Y"], ["n", 2, 3]), {"X": codes}),
+        "product": (product.model("TableLookup2"), {"X": codes, "S": codes[:, :, :1]}),
     }
 
 
@@ -106,10 +109,10 @@ def test_the_others_run_in_older_runtimes(version: str, tmp_path: Path) -> None:
     options = ort.SessionOptions()
     native.register_custom_ops(options)
     models = operator_models()
-    for name, (model, a) in models.items():
+    for name, (model, feeds) in models.items():
         (tmp_path / f"{name}.onnx").write_bytes(model)
-        session = ort.InferenceSession(model, options)
-        np.savez(tmp_path / f"{name}.npz", A=a, Y=session.run(None, {session.get_inputs()[0].name: a})[0])
+        y = ort.InferenceSession(model, options).run(None, feeds)[0]
+        np.savez(tmp_path / f"{name}.npz", Y=y, **feeds)
     (tmp_path / "bad.onnx").write_bytes(matmul_int4_model(random_int4_weights(64, 40, 32), K=65))
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -75,7 +75,7 @@ def test_shapes_that_can_be_repeated(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from([np.uint8, np.int8]), st.integers(1, 700))
-def test_is_what_qlinearmul_makes(data: st.DataObject, of: type, inner: int) -> None:
+def test_is_what_qlinearmul_makes_but_for_ties(data: st.DataObject, of: type, inner: int) -> None:
     limits = np.iinfo(of)
     scale = st.floats(2**-7, 4, width=32)  # farther apart, QLinearMul's sums leave 32 bits
     zero_point = st.integers(int(limits.min), int(limits.max))
@@ -83,7 +83,11 @@ def test_is_what_qlinearmul_makes(data: st.DataObject, of: type, inner: int) -> 
     x, s = codes((2, 9, inner), of), codes((2, 9, 1), of, 1)
     ours, theirs = run(product, x, s), run(product, x, s, "QLinearMul")
     assert np.array_equal(ours, product.values(x, s))
-    assert np.array_equal(ours, theirs)
+    exact = (x.astype(np.float64) - product.x[1]) * (s.astype(np.float64) - product.s[1])
+    exact = exact * product.x[0] * product.s[0] / product.y[0] + product.y[1]
+    differ = ours != theirs
+    for y in (ours, theirs):
+        assert np.abs(y[differ] - exact[differ]).max(initial=0) < 0.501
 
 
 def test_threads_change_nothing() -> None:
