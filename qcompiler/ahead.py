@@ -13,10 +13,12 @@ from qcompiler.calibrate import Statistics
 from qcompiler.errors import QCompilerError
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
+from qcompiler.points import before_softmax, measuring_points
 from qcompiler.refine import Candidate
 from qcompiler.report import OutputRecord
 from qcompiler.runtime import Feed, session
-from qcompiler.settle import Measured, unfaithful
+from qcompiler.sensitivity import contributions
+from qcompiler.settle import Measured, affordable, unfaithful
 from qcompiler.verify import numbers, stand_in, tensorrt
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ HALF = "in float16"
 MOST_ROUNDS = 6
 LONGEST = 8
 """Nodes between a product and its Softmax, at most."""
+RANGE_SAMPLES = 4
+"""Samples that other ranges are tried on."""
+RANGE_ROUNDS = 2
+"""A better range of one tensor makes another the loudest."""
+RANGE_RUNS = 3
+"""Runs of the model for that, in units of those that agreement may take (``settle.AGREEMENT_SECONDS``)."""
 PROFILE_FEEDS = 64
 """Samples whose shapes an engine is built for."""
 
@@ -50,7 +58,7 @@ class Builder:
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
-        candidate = self.built(self.ctx.plan if self.replayed else self.spared(self.ctx.plan))
+        candidate = self.built(self.ctx.plan if self.replayed else self.spared(self.ranged(self.ctx.plan)))
         for _ in range(0 if self.replayed else MOST_ROUNDS):
             left = candidate.unfused()
             if not left:
@@ -63,6 +71,33 @@ class Builder:
                 candidate = self.without(candidate, split or left)
         return candidate
 
+    def ranged(self, plan: Plan) -> Plan:
+        """The plan with ranges that measurably make less noise at the outputs, where there are such."""
+        graph, statistics = self.compilation.graph, self.ctx.statistics
+        points = before_softmax(graph, measuring_points(graph))
+        if self.compilation.data is None or not points or not isinstance(statistics, Statistics):
+            return plan
+        feeds = improve.spaced(self.compilation.feeds(), RANGE_SAMPLES)
+        with session(self.compilation.source) as source:
+            runs = RANGE_RUNS * affordable(source, feeds)
+        for _ in range(RANGE_ROUNDS):
+            quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
+            if not quants or not all(quant.scheme.spaced_evenly for quant in quants.values()):
+                break  # nothing, or floats, which are densest around zero: a cut gains nothing
+            trials = [{name: quant} for name, quant in quants.items()]
+            parts = contributions(graph, plan, trials, list(points), feeds, runs)
+            noise = dict(zip(quants, (improve.together(part, points) for part in parts)))
+            found = improve.better_ranges(graph, plan, statistics, feeds, points, noise, runs)
+            if not found:
+                break
+            ranges = {name: ends for name, (ends, _) in found.items()}
+            plan = self.solved(replace(plan, ranges={**plan.ranges, **ranges}))
+        return plan
+
+    def solved(self, plan: Plan) -> Plan:
+        """The plan placed and solved anew, for what it now says is kept in float and of ranges."""
+        return self.compilation.solved(self.compilation.placed(replace(self.ctx, plan=plan)))
+
     def spared(self, plan: Plan) -> Plan:
         """The plan without codes around the few nodes that rounding ruins."""
         if self.compilation.data is None:
@@ -73,7 +108,7 @@ class Builder:
             return plan
         reasons = {name: f"rounding it makes {share:.0%} of the noise" for name, share in found.items()}
         plan = plan.without_nodes(reasons).deciding(found, "left in float", "; ".join(dict.fromkeys(reasons.values())))
-        return self.compilation.solved(self.compilation.placed(replace(self.ctx, plan=plan)))
+        return self.solved(plan)
 
     def built(self, plan: Plan) -> Candidate:
         statistics = self.ctx.statistics
@@ -106,8 +141,7 @@ class Builder:
         reason = "the builder leaves it in float"
         plan = candidate.plan.without_nodes({name: f"{reason}: {why}" for name, why in left.items()})
         plan = plan.deciding(sorted(left), "left in float", reason)
-        ctx = self.compilation.placed(replace(self.ctx, plan=plan))
-        return self.built(self.compilation.solved(ctx))
+        return self.built(self.solved(plan))
 
 
 def refuse(compilation: Compilation) -> None:

@@ -165,6 +165,47 @@ def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dic
     return {name: power / len(group) for group, power in zip(groups, noise) for name in group}
 
 
+def better_ranges(
+    graph: ir.Graph,
+    plan: Plan,
+    statistics: Statistics,
+    feeds: Sequence[Feed],
+    points: Mapping[str, float],
+    activations: Mapping[str, float],
+    runs: int,
+) -> dict[str, tuple[tuple[float, float], float]]:
+    """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
+
+    An observer weighs every value alike; what a cut value means to the outputs, only the outputs can tell. ``runs``:
+    how often the model may run, about.
+    """
+    tied = {name for tie in plan.ties for name in tie}
+    quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
+    total = sum(activations.values())
+    noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
+    noisy = sorted(noisy, key=lambda n: (-activations[n], n))[: min(MOST_RANGES, runs // (OTHER_RANGES + 1))]
+    options: list[tuple[str, tuple[float, float]]] = []
+    trials = []
+    for name in noisy:
+        for low, high in other_ranges(quants[name], statistics.tensors[name]):
+            ends, scheme = (np.float64(low), np.float64(high)), quants[name].scheme
+            scale, zero_point = numerics.scale_and_zero_point(*ends, scheme)
+            options.append((name, (low, high)))
+            trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
+    if not trials:
+        return {}
+    baseline = [{name: quants[name]} for name in noisy]
+    parts = contributions(graph, plan, [*baseline, *trials], list(points), feeds, runs)
+    power = [together(part, points) for part in parts]
+    least = dict(zip(noisy, power))
+    best: dict[str, tuple[float, float]] = {}
+    for (name, found), noise in zip(options, power[len(noisy) :]):
+        if noise < 0.8 * least[name]:
+            least[name], best[name] = noise, found
+    first = dict(zip(noisy, power))
+    return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
+
+
 @dataclass(frozen=True)
 class Option:
     """Nodes to leave in float, with the reason, and what is predicted of it: the fidelity in dB and how many times as
@@ -212,50 +253,10 @@ class Improver:
 
     def with_better_ranges(self) -> Plan:
         """The plan with ranges that measurably make less noise, where there are such; unchanged otherwise."""
-        found = self.better_ranges(self.graph, self.plan, self.statistics, self.feeds, self.points, self.activations)
+        few = spaced(self.feeds, self.effort.range_samples)
+        found = better_ranges(self.graph, self.plan, self.statistics, few, self.points, self.activations, self.runs)
         self.activations.update({name: power for name, (_, power) in found.items()})
         return replace(self.plan, ranges={**self.plan.ranges, **{name: ends for name, (ends, _) in found.items()}})
-
-    def better_ranges(
-        self,
-        graph: ir.Graph,
-        plan: Plan,
-        statistics: Statistics,
-        feeds: Sequence[Feed],
-        points: Mapping[str, float],
-        activations: Mapping[str, float],
-    ) -> dict[str, tuple[tuple[float, float], float]]:
-        """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
-
-        An observer weighs every value alike; what a cut value means to the outputs, only the outputs can tell.
-        """
-        tied = {name for tie in plan.ties for name in tie}
-        quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
-        total = sum(activations.values())
-        noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
-        affordable = self.runs // (OTHER_RANGES + 1)
-        noisy = sorted(noisy, key=lambda n: (-activations[n], n))[: min(MOST_RANGES, affordable)]
-        options: list[tuple[str, tuple[float, float]]] = []
-        trials = []
-        for name in noisy:
-            for low, high in other_ranges(quants[name], statistics.tensors[name]):
-                ends, scheme = (np.float64(low), np.float64(high)), quants[name].scheme
-                scale, zero_point = numerics.scale_and_zero_point(*ends, scheme)
-                options.append((name, (low, high)))
-                trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
-        if not trials:
-            return {}
-        baseline = [{name: quants[name]} for name in noisy]
-        few = spaced(feeds, self.effort.range_samples)
-        parts = contributions(graph, plan, [*baseline, *trials], list(points), few, self.runs)
-        power = [together(part, points) for part in parts]
-        least = dict(zip(noisy, power))
-        best: dict[str, tuple[float, float]] = {}
-        for (name, found), noise in zip(options, power[len(noisy) :]):
-            if noise < 0.8 * least[name]:
-                least[name], best[name] = noise, found
-        first = dict(zip(noisy, power))
-        return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
 
     def mixture(self, plan: Plan) -> Mixture:
         """Of the solved plan: what may be left in float beside what it leaves."""

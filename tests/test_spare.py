@@ -66,3 +66,19 @@ def test_for_tensorrt_it_stays_in_float_with_the_reason(precision: str, monkeypa
     assert "% of the noise" in result.plan.kept["MatMul_1"]
     assert any(decision.where == ("MatMul_1",) for decision in result.plan.decisions)
     assert result.report.sqnr > 15.0
+
+
+def test_ranges_are_those_that_the_outputs_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One large value in a thousand, in a channel that nothing reads: a range that leaves it out is worth more."""
+    monkeypatch.setattr(tensorrt, "installed", lambda: False)
+    made = weights(v=(64, 64))["v"]
+    made[0] = 0.0
+    model = program("(float[8,64] x) => (float[8,64] y) { t = Identity(x) y = MatMul(t, v) }", {"v": made})
+    samples = feeds(model, 8)
+    for sample in samples:
+        sample["x"][0, 0] = 40.0
+    options = Options(timing=False, observer="minmax", passes=("-smooth-matmul",))
+    result = compile(model, samples, target="tensorrt", options=options)
+    assert result.plan is not None
+    ((low, high),) = result.plan.ranges.values()
+    assert -40.0 < low < 0.0 < high < 30.0
