@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from qcompiler.report.record import HistogramRecord
 
+TINY, HUGE = 1e-290, 1e300
+"""Numbers beyond these leave no room for steps between them."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -24,7 +27,7 @@ class Axis:
 
 def axis(values: Iterable[float], most: int = 5) -> Axis:
     """Around the finite values, with ``most`` steps at most, each 1, 2 or 5 times a power of ten."""
-    finite = [value for value in values if math.isfinite(value) and abs(value) < 1e300] or [0.0]
+    finite = [value if abs(value) > TINY else 0.0 for value in values if abs(value) < HUGE] or [0.0]
     low, high = min(finite), max(finite)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)

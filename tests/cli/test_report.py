@@ -9,6 +9,8 @@ import onnx
 import pytest
 from cli.programs import invoke, snapshot
 
+from qcompiler.errors import VerificationError
+
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -31,6 +33,41 @@ def test_compile_tells_what_only_the_page_shows(report: Path) -> None:
     assert [one["sqnr"] for one in worst] == sorted(one["sqnr"] for one in worst)
     assert "describe" in [stage["name"] for stage in data["stages"]]
     assert data["memory"] is None  # nothing is measured with --no-timing
+
+
+@pytest.mark.parametrize(
+    "model, precision, tensors, histograms",
+    [
+        ("matmul", "int8-dynamic", ["m1", "y"], 0),  # no tensor has a range, no code a scale of its own
+        ("if", "int8", ["y"], 1),  # what is in a branch is not looked at
+        ("matmul", "float", [], 0),
+    ],
+)
+def test_whatever_the_precision(
+    folder: Path, model: str, precision: str, tensors: list[str], histograms: int
+) -> None:
+    done = invoke(
+        "compile", f"{model}.onnx", "-o", "out.onnx", "--data", f"{model}.npz", "--precision", precision, "--no-timing",
+        "--quiet", "--report", "r.json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    data = json.loads(Path("r.json").read_text())
+    assert [one["tensor"] for one in data["depth"]] == tensors and len(data["histograms"]) == histograms
+    assert data["warnings"] == []
+
+
+def test_where_inner_tensors_cannot_be_had_the_report_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object) -> None:
+        raise VerificationError("ONNX Runtime cannot load the model", where="small")
+
+    monkeypatch.setattr("qcompiler.outcome.by_depth", refused)
+    done = invoke(
+        "compile", "conv.onnx", "-o", "out.onnx", "--data", "conv.npz", "--no-timing", "--quiet", "--report", "r.json"
+    )
+    assert done.code == 0, done.err
+    data = json.loads(Path("r.json").read_text())
+    assert data["depth"] == [] and data["histograms"]
+    assert data["warnings"] == ["the error by depth is not known: small: ONNX Runtime cannot load the model"]
 
 
 def test_details_cost_nothing_where_no_report_is_asked_for(folder: Path) -> None:

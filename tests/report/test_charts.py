@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from report.reports import full
 
@@ -16,6 +16,9 @@ ANYTHING = st.lists(st.floats(), max_size=20)
 
 
 @given(ANYTHING)
+@example([5e-324])
+@example([0.0, 1e-289])
+@example([-1e299, 1e299])
 def test_an_axis_holds_its_values_between_a_few_round_marks(values: list[float]) -> None:
     found = axis(values)
     assert found.low < found.high and 2 <= len(found.ticks) <= 8
