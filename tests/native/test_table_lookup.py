@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -142,6 +145,33 @@ def test_codes_that_are_needed_again_are_not_written_over(shape: list | None) ->
     y = runner.run(None, {"X": x})
     assert same_bits(y[0], c[b[a[x]]])
     assert same_bits(y[1], d[b[a[x]]].astype(np.float32))
+
+
+IN_PLACE = """
+import resource, sys
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.register_custom_ops_library(sys.argv[1])
+options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+x = np.zeros(int(sys.argv[3]), np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+session.run(None, {"X": x})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_codes_are_looked_up_where_they_lie(tmp_path: Path) -> None:
+    size, table = 32 << 20, random_table()
+    lookups = {"A": ("X", table), "B": ("A", table), "C": ("B", table), "D": ("C", table), "Y": ("D", table)}
+    (tmp_path / "model.onnx").write_bytes(lookups_model(lookups, ["Y"], [size]))
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_PLACE, native.library_path(), tmp_path / "model.onnx", str(size)],
+        capture_output=True, text=True, check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) * 1024 < 2.5 * size  # Y's memory and that of all between
 
 
 @pytest.mark.parametrize(
