@@ -41,15 +41,41 @@ class ClipWeights(Pass):
 def clipped(
     weight: Weight, importance: np.ndarray | None = None, *, turned: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and zero points of a weight; ``importance``: of each input, what its squared error counts."""
+    """Scales and zero points of a weight; ``importance``: of each input, what its squared error counts. Zero points are
+    searched for too where the scheme has them."""
     shared = None if importance is None else importance.reshape(weight.blocks, weight.block).astype(np.float32)
-    middle = 8 if weight.scheme.dtype == "uint4" else 0
 
     def solver(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not weight.scheme.symmetric:
+            return best_ranges(blocks, shared)
         scale = best_scales(blocks, shared, turned=turned)
-        return scale, np.full(scale.shape, middle, np.int64)
+        return scale, np.full(scale.shape, 8 if weight.scheme.dtype == "uint4" else 0, np.int64)
 
     return solve(weight, solver)
+
+
+def best_ranges(blocks: np.ndarray, importance: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Positive float32 scales and int64 zero points ``[outputs, blocks]``, codes from 0 to 15: the same search, over
+    ranges around the middle of a block, and half a step beside it."""
+    weighting = np.float32(1.0) if importance is None else importance
+    low, high = blocks.min(axis=2), blocks.max(axis=2)
+    used = (low != 0.0) | (high != 0.0)
+    best, zeros = np.ones_like(low), np.full_like(low, 8.0)
+    least = np.full(low.shape, np.inf, np.float32)
+    for ratio in RATIOS:
+        for shift in (-0.5, 0.0, 0.5):
+            scale = kept_normal((high - low) * np.float32(ratio / 15.0), used)
+            zero = np.clip(np.rint(7.5 + shift - (low + high) / (2.0 * scale)), 0.0, 15.0)
+            for _ in range(2):
+                codes = np.clip(np.rint(blocks / scale[..., None]), -zero[..., None], 15.0 - zero[..., None])
+                error = np.sum(weighting * (codes * scale[..., None] - blocks) ** 2, axis=2)
+                better = error < least
+                best, zeros = np.where(better, scale, best), np.where(better, zero, zeros)
+                least = np.minimum(least, error)
+                power = np.sum(weighting * codes * codes, axis=2)
+                fitted = np.sum(weighting * codes * blocks, axis=2) / np.where(power > 0.0, power, 1.0)
+                scale = kept_normal(np.where(fitted > 0.0, fitted, scale), used)
+    return kept_normal(best, used), zeros.astype(np.int64)
 
 
 def best_scales(blocks: np.ndarray, importance: np.ndarray | None = None, *, turned: bool = True) -> np.ndarray:

@@ -111,28 +111,25 @@ def compensated(
     damping: float,
     steps: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Whole numbers between ``low`` and ``high`` ``[G, 1 or N, 1]`` for the weights ``exact`` ``[G, N, K]`` in units of
-    their scales. ``moment``: ``[G, K, K]``; ``damping``: what is added to its diagonal, as a share of its mean.
+    """Whole numbers between ``low`` and ``high`` ``[G, 1 or N, 1 or K]`` for the weights ``exact`` ``[G, N, K]`` in
+    units of their scales. ``moment``: ``[G, K, K]``; ``damping``: see ``factored``.
     ``steps``: float32 ``[G, N, K]``, the scales where an output has several."""
     length = exact.shape[2]
-    diagonal = np.einsum("gkk->gk", moment).astype(np.float64)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
-    mean = diagonal.mean(axis=1)[:, None, None]
-    ridge = np.where(mean > 0.0, damping * mean, 1.0) * np.eye(length)
-    ordered = np.take_along_axis(np.take_along_axis(moment, order[:, :, None], 1), order[:, None, :], 2)
-    inverse = np.linalg.inv(ordered + ridge)
-    factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).astype(np.float32)  # [G, later, earlier]
+    order, factor = factored(moment, damping)
     left = np.take_along_axis(exact.swapaxes(1, 2), order[:, :, None], 1).astype(np.float32)  # [G, K, N]
     units = None if steps is None else np.take_along_axis(steps.swapaxes(1, 2), order[:, :, None], 1)
     left = left if units is None else left * units  # what errors are taken back in is alike for all
-    low, high = (np.float32(end.swapaxes(1, 2)[:, 0]) for end in (low, high))
+    low, high = (
+        np.take_along_axis(np.broadcast_to(end, (*end.shape[:2], length)).swapaxes(1, 2), order[:, :, None], 1)
+        for end in (low.astype(np.float32), high.astype(np.float32))
+    )
     for first in range(0, length, _RUN):
         last = min(first + _RUN, length)
         errors = np.empty_like(left[:, first:last])
         for place in range(first, last):
             column = left[:, place]
             unit = np.float32(1.0) if units is None else units[:, place]
-            code = np.minimum(np.maximum(np.rint(column / unit), low), high)
+            code = np.minimum(np.maximum(np.rint(column / unit), low[:, place]), high[:, place])
             error = (column - code * unit) / factor[:, place, place, None]
             left[:, place] = code
             left[:, place + 1 : last] -= factor[:, place + 1 : last, place, None] * error[:, None]
@@ -141,6 +138,19 @@ def compensated(
     codes = np.empty_like(left)
     np.put_along_axis(codes, order[:, :, None], left, 1)
     return codes.swapaxes(1, 2)
+
+
+def factored(moment: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    """The order in which inputs are rounded, int64 ``[G, K]``, and float32 ``[G, K, K]``: the lower triangular root of
+    the inverse of the ordered moments, to whose diagonal ``damping`` is added, as a share of its mean. An error of the
+    input at place i that those behind it take back as they can counts ``1 / root[i, i]²``. Raises LinAlgError."""
+    diagonal = np.einsum("gkk->gk", moment).astype(np.float64)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    mean = diagonal.mean(axis=1)[:, None, None]
+    ridge = np.where(mean > 0.0, damping * mean, 1.0) * np.eye(moment.shape[1])
+    ordered = np.take_along_axis(np.take_along_axis(moment, order[:, :, None], 1), order[:, None, :], 2)
+    inverse = np.linalg.inv(ordered + ridge)
+    return order, np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).astype(np.float32)
 
 
 _RUN = 32

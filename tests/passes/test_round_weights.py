@@ -123,6 +123,9 @@ def test_codes_stay_in_range() -> None:
     low, high = np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0)
     codes = compensated(np.array([[[9.0, 6.9]]]), np.ones((1, 2, 2)), low, high, 0.02)
     np.testing.assert_array_equal(codes, [[[7.0, 7.0]]])
+    own = np.array([[[5.0, 6.0]]])
+    codes = compensated(np.array([[[9.0, 6.9]]]), np.ones((1, 2, 2)), -own, own, 0.02)
+    np.testing.assert_array_equal(codes, [[[5.0, 6.0]]])
 
 
 def test_one_input_is_rounded_to_nearest() -> None:
