@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.calibrate.moments import Moments, blocks_of
+from qcompiler.calibrate.moments import Moments
 from qcompiler.errors import PassError
 from qcompiler.four_bits import reduced_axis
 from qcompiler.passes._weights import Weight, batches, kept_normal, weights, with_numbers
@@ -31,10 +31,11 @@ class CompensateWeights(MomentsPass):
 
     1. Scales are those of least squared error, each input's error counted by its own moment; see ``clip-weights``.
     2. Codes; then scales anew, those with the least error at the output for the codes, of all blocks of an output at
-       once; then codes again. What is best on the samples is kept, output by output.
+       once; then codes again. What is best on the samples is kept, output by output. Whether it helps is asked of
+       samples that were held out; what is kept is for all of them.
     3. Where the moments' factorization fails, damping grows tenfold; from ``MOST_DAMPING`` on the weight is rounded by
-       itself. So is one whose rounding is no better on samples that were held out, and one that no product of the
-       outermost graph reads: an embedding. Each is reported.
+       itself. So is one for which the samples held out see no gain, and one that no product of the outermost graph
+       reads: an embedding. Each is reported.
 
     ``tied``: of a weight that is an embedding too, what is added to the moments' diagonal for it, as a share of its
     mean: there each weight counts by itself.
@@ -42,7 +43,7 @@ class CompensateWeights(MomentsPass):
 
     name: ClassVar[str] = "compensate-weights"
     semantics: ClassVar[Semantics] = Semantics.EXACT
-    damping: float = 0.01
+    damping: float = 0.05
     tied: float = 0.1
     rounds: int = 2
     turned: bool = True
@@ -86,65 +87,81 @@ class CompensateWeights(MomentsPass):
         if moments is None:
             return _Found(clipped(weight, turned=self.turned)[0], None, ["no product reads it: rounded by itself"])
         remarks: list[str] = []
-        diagonal = np.concatenate([np.einsum("gkk->k", part) for part in moments.fitted])
-        parts = [part[0] for part in moments.fitted]
+        parts, values = moments.parts(), np.asarray(weight.values, np.float32)
         gathered = len({site.index for site in weight.sites}) > 1
-        if gathered:
-            diagonal = diagonal + self.tied * diagonal.mean()
-            parts = [part + self.tied * np.mean(np.diag(part)) * np.eye(len(part), dtype=part.dtype) for part in parts]
+
+        def lessened(seen: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+            """With what an embedding adds."""
+            extra = self.tied if gathered else 0.0
+            return [one[0] + extra * np.mean(np.diag(one[0])) * np.eye(one.shape[1], dtype=one.dtype) for one in seen]
+
+        fitted, everything = lessened(moments.fitted), lessened(moments.all())
+        diagonal = np.concatenate([np.diag(part) for part in everything])
         plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)[0]
         if not np.isfinite(plain).all():
             return _Found(plain, None, [])
-        damping = self.damping
+
+        def noise(scale: np.ndarray, codes: np.ndarray) -> float:
+            errors = values - codes * _spread(scale, weight.block)
+            return float(np.sum(_row_noise(errors, parts, [one[0] for one in moments.held_out])))
+
+        alone, damping = noise(plain, _nearest(values, plain, weight.block)), self.damping
         while damping < MOST_DAMPING:
             try:
-                found = self._compensated(weight, plain, parts, damping)
+                ours = noise(*self._compensated(weight, plain, parts, fitted, damping, 1))
+                if not ours < alone:
+                    return _Found(plain, None, [*remarks, "rounded by itself: samples held out see no gain"])
+                scale, codes = self._compensated(weight, plain, parts, everything, damping, self.rounds)
                 break
             except np.linalg.LinAlgError:
                 damping *= 10.0
                 remarks.append(f"its moments cannot be factored: damping raised to {damping:g}")
         else:
             return _Found(plain, None, [*remarks, "rounded by itself"])
-        values = np.asarray(weight.values, np.float32)
-        scale, codes = found
-        nearest = _nearest(values, scale, weight.block)
-        alone = _noise(values - _nearest(values, plain, weight.block) * _spread(plain, weight.block), moments.held_out)
-        ours = _noise(values - codes * _spread(scale, weight.block), moments.held_out)
-        if not ours < alone:
-            return _Found(plain, None, [*remarks, "rounded by itself: samples that were held out see no gain"])
         gain = 10.0 * np.log10(alone / ours) if ours > 0.0 else np.inf
         remarks.append(f"rounded with the others in mind, {gain:.1f} dB less noise")
-        return _Found(scale, (codes - nearest).astype(np.int8), remarks)
+        return _Found(scale, (codes - _nearest(values, scale, weight.block)).astype(np.int8), remarks)
 
     def _compensated(
-        self, weight: Weight, plain: np.ndarray, moments: list[np.ndarray], damping: float
+        self,
+        weight: Weight,
+        plain: np.ndarray,
+        parts: list[slice],
+        moments: list[np.ndarray],
+        damping: float,
+        rounds: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scales ``[outputs, blocks]`` and codes ``[outputs, inputs]``, counted from the zero point."""
         scales, codes = np.empty_like(plain), np.empty(weight.values.shape, np.float32)
         for batch in batches(len(plain), ROWS):
             values = np.ascontiguousarray(weight.values[batch], np.float32)
             scale, least = plain[batch], np.full(len(values), np.inf)
-            for _ in range(self.rounds):
-                found = self._codes(values, scale, weight.block, moments, damping)
+            for _ in range(rounds):
+                found = self._codes(values, scale, weight.block, parts, moments, damping)
                 for fit in (False, True):
                     if fit:
-                        scale = _fitted(values, found, scale, weight.block, moments)
-                    noise = _row_noise(values - found * _spread(scale, weight.block), moments)
+                        scale = _fitted(values, found, scale, weight.block, parts, moments)
+                    noise = _row_noise(values - found * _spread(scale, weight.block), parts, moments)
                     better = noise < least
                     least = np.where(better, noise, least)
                     scales[batch][better], codes[batch][better] = scale[better], found[better]
         return scales, codes
 
     def _codes(
-        self, values: np.ndarray, scale: np.ndarray, block: int, moments: list[np.ndarray], damping: float
+        self,
+        values: np.ndarray,
+        scale: np.ndarray,
+        block: int,
+        parts: list[slice],
+        moments: list[np.ndarray],
+        damping: float,
     ) -> np.ndarray:
         steps = _spread(scale, block)
         ends = np.full((1, 1, 1), -8.0 if self.turned else -7.0), np.full((1, 1, 1), 7.0)
         exact = values / steps
-        parts = zip(blocks_of(values.shape[1]), moments)
         found = [
             compensated(exact[None, :, part], moment[None], *ends, damping, steps[None, :, part])[0]
-            for part, moment in parts
+            for part, moment in zip(parts, moments)
         ]
         return np.concatenate(found, axis=1)
 
@@ -172,7 +189,12 @@ def _nearest(values: np.ndarray, scale: np.ndarray, block: int) -> np.ndarray:
 
 
 def _fitted(
-    values: np.ndarray, codes: np.ndarray, scale: np.ndarray, block: int, moments: list[np.ndarray]
+    values: np.ndarray,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    block: int,
+    parts: list[slice],
+    moments: list[np.ndarray],
 ) -> np.ndarray:
     """The scales with the least noise for these codes: of each output the solution of (CᵀMC) s = CᵀMw, where C has the
     codes of a block in that block's column. Scales that would turn around or come near zero stay."""
@@ -180,7 +202,7 @@ def _fitted(
     blocks = inputs // block
     matrix, right = np.zeros((outputs, blocks, blocks)), np.zeros((outputs, blocks))
     owner = np.arange(inputs) // block
-    for part, moment in zip(blocks_of(inputs), moments):
+    for part, moment in zip(parts, moments):
         mine, owners = codes[:, part], owner[part]
         columns = np.arange(blocks)[:, None] == owners  # [blocks, inputs of the part]
         right += (mine * (values[:, part] @ moment)) @ columns.T
@@ -193,12 +215,9 @@ def _fitted(
     return kept_normal(np.where(near, fitted, scale), scale != 0.0)
 
 
-def _row_noise(errors: np.ndarray, moments: list[np.ndarray]) -> np.ndarray:
+def _row_noise(errors: np.ndarray, parts: list[slice], moments: list[np.ndarray]) -> np.ndarray:
     total = np.zeros(len(errors))
-    for part, moment in zip(blocks_of(errors.shape[1]), moments):
+    for part, moment in zip(parts, moments):
         total += np.einsum("nk,nk->n", errors[:, part] @ moment, errors[:, part])
     return total
 
-
-def _noise(errors: np.ndarray, moments: tuple[np.ndarray, ...]) -> float:
-    return float(np.sum(_row_noise(errors, [moment[0] for moment in moments])))

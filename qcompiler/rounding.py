@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler import calibrate, registry
+from qcompiler.data import spread
 from qcompiler.errors import DataError, TargetError
 from qcompiler.four_bits import Scratch
 from qcompiler.pipeline import MomentsPass, PassContext
@@ -21,6 +22,9 @@ WAYS = {"rtn": "nearest-weights", "mse": "clip-weights", "hqq": "half-quadratic"
 WITH_ZERO_POINTS = ("hqq",)
 TURNED = ("rtn", "mse", "gptq")
 """Those whose scales may be negative."""
+SAMPLES, ROWS, TOGETHER = 128, 256, 1024
+"""What four bits are rounded for: samples at most, rows of each, inputs that are looked at together. The coarser the
+codes, the more there is to fit, and the easier it is to fit too much."""
 FOR_SAMPLES, FOR_NONE = "gptq", "mse"
 """What is used where nobody says: with samples, and without."""
 
@@ -73,8 +77,9 @@ class Rounding:
             assert ctx.plan is not None
             readers = one.wanted(self.job.graph, ctx.plan)
             if readers:
-                feeds = self.job.typical(skip_bad=False)
-                ctx = replace(ctx, moments=calibrate.second_moments(self.job.graph, readers, feeds))
+                feeds = spread(self.job.samples(), SAMPLES)
+                moments = calibrate.second_moments(self.job.graph, readers, feeds, rows=ROWS, most=TOGETHER)
+                ctx = replace(ctx, moments=moments)
         ctx = self.job._run([one], self.job.graph, ctx)
         return self.job._run([registry.make("solve")], self.job.graph, replace(ctx, moments=None))
 

@@ -31,15 +31,26 @@ SEGMENTS = 8
 @dataclass(frozen=True)
 class Moments:
     """Of what one weight is multiplied with, ``K`` numbers in each of ``G`` groups: float32 ``[G, B, B]`` for each of
-    the ``blocks_of(K)``. ``held_out`` is from other samples."""
+    the ``blocks_of(K)``. ``held_out`` is from other samples; ``share`` of all rows were fitted."""
 
     fitted: tuple[np.ndarray, ...]
     held_out: tuple[np.ndarray, ...]
+    share: float = 1.0
+
+    def all(self) -> tuple[np.ndarray, ...]:
+        """Of all rows."""
+        rest = 1.0 - self.share
+        return tuple(np.float32(self.share) * a + np.float32(rest) * b for a, b in zip(self.fitted, self.held_out))
+
+    def parts(self) -> list[slice]:
+        """Which of the K numbers each block is of."""
+        ends = np.cumsum([0, *(part.shape[1] for part in self.fitted)]).tolist()
+        return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def blocks_of(length: int) -> list[slice]:
-    """About equal parts of no more than ``BLOCK``."""
-    count = -(-length // BLOCK)
+def blocks_of(length: int, most: int = BLOCK) -> list[slice]:
+    """About equal parts of no more than ``most``."""
+    count = -(-length // most)
     ends = [length * index // count for index in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(ends)]
 
@@ -101,14 +112,22 @@ def _pads(
     return (small, large) if kind == "SAME_UPPER" else (large, small)
 
 
-def second_moments(graph: ir.Graph, readers: Mapping[str, Sequence[str]], feeds: Sequence[Feed]) -> dict[str, Moments]:
+def second_moments(
+    graph: ir.Graph,
+    readers: Mapping[str, Sequence[str]],
+    feeds: Sequence[Feed],
+    *,
+    rows: int = ROWS,
+    most: int = BLOCK,
+) -> dict[str, Moments]:
     """Moments of the named constants, each given with the nodes of the outermost graph that read it as their second
-    input. Rows that are not finite are left out."""
+    input. ``rows``: taken from each sample; ``most``: inputs that are looked at together. Rows that are not finite are
+    left out."""
     nodes = {node.name: node for node in graph.nodes}
     sums: dict[str, _Sums] = {}
     reads: dict[str, list[tuple[_Sums, ir.Node]]] = {}
     for name, users in readers.items():
-        sums[name] = _Sums(nodes[users[0]], by_rows=len(feeds) < HELD_OUT)
+        sums[name] = _Sums(nodes[users[0]], by_rows=len(feeds) < HELD_OUT, most=most)
         for user in users:
             reads.setdefault(nodes[user].inputs[0].name, []).append((sums[name], nodes[user]))
     values = [dict(feed) for feed in feeds]
@@ -116,7 +135,7 @@ def second_moments(graph: ir.Graph, readers: Mapping[str, Sequence[str]], feeds:
     def add(index: int, made: Feed) -> None:
         for tensor in reads.keys() & made.keys():
             for total, node in reads[tensor]:
-                total.add(index, _rows(node, made[tensor], index))
+                total.add(index, _rows(node, made[tensor], rows, index))
 
     pieces = ir.segments(graph, SEGMENTS, list(reads))
     last_read = {tensor.name: number for number, piece in enumerate(pieces) for tensor in piece.inputs}
@@ -137,9 +156,9 @@ def _returned(model: ort.InferenceSession, feed: Feed) -> Feed:
     return dict(zip(outputs, run(model, {entry.name: feed[entry.name] for entry in model.get_inputs()}, outputs)))
 
 
-def _rows(node: ir.Node, values: np.ndarray, index: int) -> np.ndarray:
+def _rows(node: ir.Node, values: np.ndarray, most: int, index: int) -> np.ndarray:
     kernel = node.inputs[1].values.shape[2:] if node.op == "Conv" else ()
-    rows = patches(node, values.astype(np.float32, copy=False), kernel, ROWS, index)
+    rows = patches(node, values.astype(np.float32, copy=False), kernel, most, index)
     return rows[:, np.isfinite(rows).all(axis=(0, 2))]
 
 
@@ -147,10 +166,10 @@ class _Sums:
     """Of one weight: sums of rows' products, and how many rows there were, of the samples to fit and of those held
     out; ``by_rows``: there are too few samples to hold one out, so rows must do."""
 
-    def __init__(self, node: ir.Node, *, by_rows: bool) -> None:
+    def __init__(self, node: ir.Node, *, by_rows: bool, most: int) -> None:
         groups, _, length = as_rows(node, node.inputs[1].values).shape
-        shapes = [(groups, part.stop - part.start) for part in blocks_of(length)]
-        self._blocks, self._by_rows, self._count = blocks_of(length), by_rows, [0, 0]
+        self._blocks, self._by_rows, self._count = blocks_of(length, most), by_rows, [0, 0]
+        shapes = [(groups, part.stop - part.start) for part in self._blocks]
         self._sums = [[np.zeros((count, size, size), np.float32) for count, size in shapes] for _ in range(2)]
 
     def add(self, index: int, rows: np.ndarray) -> None:
@@ -170,4 +189,5 @@ class _Sums:
         for totals, count in zip(self._sums, self._count):
             for total in totals:
                 total /= np.float32(max(count, 1))
-        return Moments(*(tuple(totals) for totals in self._sums))
+        fitted, held_out = (tuple(totals) for totals in self._sums)
+        return Moments(fitted, held_out, self._count[0] / max(sum(self._count), 1))
