@@ -150,16 +150,19 @@ def test_codes_that_are_needed_again_are_not_written_over(shape: list | None) ->
 
 
 IN_PLACE = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np, onnxruntime as ort
+def most():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 options = ort.SessionOptions()
 options.register_custom_ops_library(sys.argv[1])
 options.enable_cpu_mem_arena = options.enable_mem_pattern = False
 session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
 x = np.zeros(int(sys.argv[3]), np.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most()
 session.run(None, {"X": x})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(most() - before)
 """
 
 
@@ -176,7 +179,7 @@ def test_codes_are_looked_up_where_they_lie(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) * 1024 < 1.5 * size
+    assert 0.9 * size < int(ran.stdout) * 1024 < 1.5 * size
 
 
 @pytest.mark.parametrize(
