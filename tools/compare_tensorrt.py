@@ -2,6 +2,8 @@
 
     python tools/compare_tensorrt.py                                       three models, all tools, sm89
     python tools/compare_tensorrt.py --models minilm-l6 --gpus sm80,sm89,sm120 --precisions int8,fp16,fp8,int4
+    python tools/compare_tensorrt.py --models all --without-peers --samples 8 --eval 2 --gpus sm80,sm89,sm120 \
+        --precisions int8,fp16,fp8,int4                                    what builds for what
 
 All tools get the same calibration samples, in one run. The engines are built by TensorRT-RTX's ahead-of-time builder
 (the extra `tensorrt`); agreement with float is that of the Q/DQ graph, run in ONNX Runtime as it is written.
@@ -35,17 +37,22 @@ OTHERS = {
     "modelopt max": ("modelopt", "modelopt_tensorrt.py", ["max"]),
     "ort symmetric": ("ort-static", "ort_tensorrt.py", []),
 }
-CODES = ("Int8", "FP8", "Int4")
+CODES = ("Int8", "FP8", "Int4", "FP4E2M1")
 CONVOLUTIONS, PRODUCTS = ("correlation", "deconv"), ("gemm", "runtime_fusion")
 
 
-def engines(source: Path, made: Path, samples: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What `qcompiler verify --target tensorrt` finds, or the reason why there is nothing."""
+def engines(source: Path, made: Path, samples: Path, gpus: list[str]) -> list[dict[str, Any]]:
+    """What `qcompiler verify --target tensorrt` finds, or the reason why there is nothing. Kinds of GPU are asked for
+    at once, or each by itself where one fails."""
     command = [our_command(), "verify", source, made, "--target", "tensorrt", "--data", samples, "--json"]
-    for gpu in options.gpus.split(","):
+    for gpu in gpus:
         command += ["--gpu", gpu]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {"error": last_line(done.stderr)}
+    if done.returncode == 0:
+        return [json.loads(done.stdout)]
+    if len(gpus) > 1:
+        return [found for gpu in gpus for found in engines(source, made, samples, [gpu])]
+    return [{"gpu": gpus[0], "error": last_line(done.stderr)}]
 
 
 def counted(kinds: dict[str, int], wanted: tuple[str, ...]) -> str:
@@ -56,7 +63,7 @@ def counted(kinds: dict[str, int], wanted: tuple[str, ...]) -> str:
 
 def rows_of(name: str, label: str, found: dict[str, Any]) -> list[dict[str, Any]]:
     if "error" in found:
-        return [{"model": name, "tool": label, "error": found["error"]}]
+        return [{"model": name, "tool": label, **found}]
     sqnr = min((output["sqnr"] for output in found["outputs"]), default=None)
     return [
         {
@@ -83,7 +90,8 @@ def compare(name: str, folder: Path, options: argparse.Namespace, say: Any) -> l
     write_stacks(one.calibration(options.samples), samples)
     write_stacks(one.evaluation(options.eval), held)
     say(f"{name}: float")
-    rows = rows_of(name, "float", engines(source, source, held, options))
+    gpus = options.gpus.split(",")
+    rows = [row for found in engines(source, source, held, gpus) for row in rows_of(name, "float", found)]
     jobs: list[tuple[str, list[str | Path], Path]] = []
     for precision in options.precisions.split(","):
         out = folder / f"qcompiler.{precision}.onnx"
@@ -101,8 +109,8 @@ def compare(name: str, folder: Path, options: argparse.Namespace, say: Any) -> l
         say(f"{name}: {label}")
         out.unlink(missing_ok=True)
         outcome = attempt(command, out, options.timeout, options.memory_limit)
-        found = {"error": outcome.error} if outcome.error else engines(source, out, held, options)
-        rows += rows_of(name, label, found)
+        made = [{"error": outcome.error}] if outcome.error else engines(source, out, held, gpus)
+        rows += [row for found in made for row in rows_of(name, label, found)]
     return rows
 
 
@@ -122,7 +130,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(NAMES)} (default %(default)s)")
+    known = f"of {', '.join(NAMES)}, or all (default %(default)s)"
+    parser.add_argument("--models", default=",".join(MODELS), help=known)
     parser.add_argument("--gpus", default="sm89", help="kinds to build for (default %(default)s)")
     parser.add_argument("--precisions", default="int8", help="of ours (default %(default)s)")
     parser.add_argument("--without-peers", action="store_true", help="only ours and float")
@@ -135,7 +144,7 @@ def main() -> int:
     options = parser.parse_args()
     progress, rows = Console(stderr=True), []
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.models.split(","):
+        for name in NAMES if options.models == "all" else options.models.split(","):
             place = (options.keep or Path(folder)) / name
             rows += compare(name, place, options, lambda text: progress.print(text, style="dim", highlight=False))
             if options.json:
