@@ -22,7 +22,7 @@ class EvenChannels(RowsPass):
     function that a table computes: the product becomes part of it, as a table for each channel. For a target that
     looks such functions up; ``smooth-conv`` does the same where the product is free, or in float.
 
-    1. Only convolutions in codes read ``h(x)``, all of which sum over the channels, or each of which is convolved alone.
+    1. Only convolutions in codes read ``h(x)``: such as sum over its channels, or such as convolve each alone.
     2. A plan that has factors already is applied as it is.
 
     Only from ``least_gain`` dB on: with channels last, which is how ONNX Runtime lays codes out, a lookup in a table
@@ -62,15 +62,21 @@ def _places(graph: ir.Graph, plan: Plan) -> dict[ir.Variable, list[ir.Node]]:
     return {
         tensor: readers
         for tensor, readers in smoothable(graph, depthwise=True).items()
-        if tensor in known and equalizable(tensor) is None and all(node.name in plan.intended for node in readers)
+        if equalizable(tensor) is None
+        and (
+            (tensor in known and all(node.name in plan.intended for node in readers))
+            # Of a plan that is given, where the function stays in float after all.
+            or (tensor.name in plan.smoothing and is_depthwise(readers[0]))
+        )
     }
 
 
 def _functions(graph: ir.Graph, plan: Plan) -> dict[ir.Tensor, Function]:
     """What nodes of the plan compute, element by element, of one tensor in codes."""
-    tensors = ir.all_tensors(graph)
-    coded = {site.tensor for site in plan.sites if not ir.is_constant(tensors[site.tensor])}
-    products = {site.node for site in plan.sites if ir.is_constant(tensors[site.tensor])}
+    tensors = ir.all_tensors(graph)  # a plan that is given knows of tensors that later passes make
+    sites = [(site, tensors[site.tensor]) for site in plan.sites if site.tensor in tensors]
+    coded = {site.tensor for site, tensor in sites if not ir.is_constant(tensor)}
+    products = {site.node for site, tensor in sites if ir.is_constant(tensor)}
     moved = {name for tie in plan.ties for name in tie}
     known: dict[ir.Tensor, Function] = {}
 

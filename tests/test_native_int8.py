@@ -10,7 +10,7 @@ from pass_helpers import program
 from planned import placed, weights
 
 import qcompiler
-from qcompiler import ir, native, tables
+from qcompiler import native, tables
 from qcompiler.plan import Plan
 from qcompiler.refine import regions_of
 from qcompiler.target import load_target
@@ -76,13 +76,21 @@ def test_what_is_kept_in_float_is_in_no_table() -> None:
     assert {node.op for node in result.graph.nodes} >= {"Sigmoid", "Mul"}
 
 
+UNEVEN = np.geomspace(0.05, 8.0, 8, dtype=np.float32).reshape(-1, 1, 1)
+SEPARABLE = {**weights(w=(8, 3, 3, 3), d=(8, 1, 3, 3), p=(4, 8, 1, 1)), "k": UNEVEN}
+CHANNELS = """(float[1,3,8,8] x) => (float y) {
+    c = Conv(x, w) h = Tanh(c) m = Mul(h, k) e = Conv<group = 8>(m, d) f = Mul(e, k) g = HardSwish(f) y = Conv(g, p)
+}"""
+
+
 @needs_library
-def test_a_plan_is_replayed_with_the_same_bytes() -> None:
-    first = compiled("native")
-    again = qcompiler.compile(
-        program(SILU, CONV, opset=20, ir_version=9), feeds(), plan=first.plan,
-        options=qcompiler.Options(timing=False, ops="native"),
-    )  # fmt: skip
-    assert ir.to_proto(first.graph).SerializeToString(deterministic=True) == ir.to_proto(
-        again.graph
-    ).SerializeToString(deterministic=True)
+@pytest.mark.parametrize("text, constants", [(SILU, CONV), (CHANNELS, SEPARABLE)])
+@pytest.mark.parametrize("keep", [(), ("op:Tanh",)])
+def test_a_plan_is_replayed_with_the_same_bytes(text: str, constants: dict[str, np.ndarray], keep: tuple[str]) -> None:
+    graph = program(text, constants, opset=20, ir_version=9)
+    options = qcompiler.Options(timing=False, ops="native")
+    recipe = {"keep_float": list(keep) if "Tanh" in text else []}
+    first = qcompiler.compile(graph, feeds(), options=options, recipe=recipe)
+    again = qcompiler.compile(graph, feeds(), plan=first.plan, options=options)
+    assert first.plan is not None and ("g" in first.plan.smoothing) == (text == CHANNELS)
+    assert first.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
