@@ -20,7 +20,7 @@ from qcompiler.plan import Plan
 from qcompiler.target import load_target
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/plan.md", "docs/report.md", "docs/accuracy.md")
+PAGES = ("README.md", "docs/plan.md", "docs/report.md", "docs/accuracy.md", "docs/int4.md")
 
 
 def block(page: str, language: str) -> str:
