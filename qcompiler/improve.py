@@ -43,7 +43,7 @@ WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
 OTHER_RANGES = 5
 MOST_RANGES = 12
-TOLD_SAMPLES = 8
+TOLD_SAMPLES = 6
 """Samples that the fidelity of mixtures is told on before any is built."""
 POINTS = 8
 """Mixtures that are looked for: the most faithful ones for as many times of a run."""

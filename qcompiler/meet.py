@@ -22,7 +22,7 @@ from qcompiler.metrics import Metric, metric_from
 from qcompiler.metrics.metric import Model
 from qcompiler.mixture import Mixture
 from qcompiler.plan import Plan
-from qcompiler.refine import Candidate, Refiner
+from qcompiler.refine import NOISE, Candidate, Refiner
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.settle import Measured, in_float, measured
@@ -43,8 +43,9 @@ TIGHTER = 0.98
 
 @dataclass(frozen=True)
 class Standing:
-    """A candidate and what it measures. ``price``: what was predicted of it; ``value``: of the metric, where there is
-    one, and ``drop``: how far that is behind the float model's, in its own unit."""
+    """A candidate and what it measures. ``price``: what the problem says of it; ``size``: of its weights, as a share of
+    the source's; ``value``: of the metric, where there is one, and ``drop``: how far that is behind the float model's,
+    in its own unit; ``told``: what it was expected to have in dB, by what the one before it was off."""
 
     candidate: Candidate
     found: Measured
@@ -52,6 +53,7 @@ class Standing:
     size: float
     value: float = 0.0
     drop: float = 0.0
+    told: float = math.inf
 
     @property
     def sqnr(self) -> float:
@@ -101,12 +103,14 @@ class Meeting:
             found = None if out else standings[0]
         if found is not None:
             return found
-        slow = all(1.0 / one.speedup > 1.0 for one in standings)
-        if slow and self.goal.latency is None and self.goal.size is None and candidate.plan is not None:
-            reason = f"in 8 bits the model runs at {max(one.speedup for one in standings):.2f}x its speed"
+        mixed = [one for one in standings if one.candidate.plan is not None and one.candidate.plan.intended]
+        pays = any(one.speedup > 1.0 + NOISE for one in mixed)
+        if not pays and self.goal.latency is None and self.goal.size is None and candidate.plan is not None:
+            speed = max((one.speedup for one in mixed), default=1.0)
+            reason = f"in 8 bits the model runs at {speed:.2f}x its speed" if mixed else "no operator is faster in 8 bits"
             self.warnings.append(f"stays in float: {reason}")
             return self.standing(in_float(self.compilation, candidate.plan, reason), Price())
-        raise self.refusal(standings)
+        raise self.refusal(mixed or standings)
 
     def standing(self, candidate: Candidate, price: Price) -> Standing:
         found = measured(self.compilation, candidate.graph)
@@ -125,13 +129,16 @@ class Meeting:
         return goal.max_drop is not None and standing.drop > goal.max_drop.allowed(self.plain)
 
     def takes_too_much(self, standing: Standing) -> bool:
-        goal = self.goal
-        return 1.0 / standing.speedup > self.most_time or (goal.size is not None and standing.size > goal.size)
+        """Nothing is a mixture that has no 8 bits left: by chance the source measures faster than itself."""
+        goal, plan = self.goal, standing.candidate.plan
+        if plan is None or not plan.intended or 1.0 / standing.speedup > self.most_time:
+            return True
+        return goal.size is not None and standing.size > goal.size
 
     @property
     def most_time(self) -> float:
-        """As a share of the source's: no model is to be slower."""
-        return min(1.0, self.goal.latency or 1.0)
+        """As a share of the source's: 8 bits are to be measurably faster."""
+        return min(1.0 / (1.0 + NOISE), self.goal.latency or 1.0)
 
     def refusal(self, standings: list[Standing]) -> VerificationError:
         """Says that the goal cannot be met, the best that can be had, and what it would take."""
@@ -202,6 +209,9 @@ class _Search:
             refiner, reason = self.meeting.refiner, f"to meet {self.meeting.goal}"
             candidate = refiner.fused(refiner.without(self.base, dict.fromkeys(kept, ""), "left in float", reason))
         standing = self.meeting.standing(candidate, self.problem.price(picks))
+        before = self.standings[-1] if self.standings else standing
+        told = standing.price.error * before.noise / max(before.price.error, 1e-12)
+        standing = replace(standing, told=-10.0 * math.log10(max(told, 1e-12)))
         self.standings.append(standing)
         if self.meeting.lost_too_much(standing):
             self.bad = min(self.bad, standing.price.error)
@@ -248,17 +258,14 @@ class _Search:
 
     def record(self) -> None:
         """The front as it was seen: mixtures that no other one beats in both speed and fidelity."""
-        first = self.standings[0]
-        off = first.noise / max(first.price.error, 1e-12)
         assert self.meeting.refiner.ctx.plan is not None
         intended = self.meeting.refiner.ctx.plan.intended
         for one in self.standings:
             if any(o.speedup >= one.speedup and o.sqnr >= one.sqnr and o is not one for o in self.standings):
                 continue
-            predicted = -10.0 * math.log10(max(one.price.error * off, 1e-12))
             plan: Plan | None = one.candidate.plan
             kept = len(intended - plan.intended) if plan is not None else 0
-            self.meeting.refiner.front.append(FrontRecord(one.speedup, predicted, one.sqnr, kept))
+            self.meeting.refiner.front.append(FrontRecord(one.speedup, one.told, one.sqnr, kept))
 
 
 def callable_of(model: ort.InferenceSession) -> Model:

@@ -142,7 +142,9 @@ class Refiner:
         while index < len(options) and index not in tried and len(tried) < self.effort.built:
             tried.add(index)
             trial, decibels, faster = self.left(candidate, options[index])
-            self.correct(1 + index, decibels, study.speedup * faster)
+            known = replace(self.front[1 + index], sqnr_measured=decibels, speedup=study.speedup * faster)
+            self.front[1 + index] = known
+            self.front[:] = corrected(self.front, [before, *(option.decibels for option in options)])
             value = improve.worth(decibels, 1.0 / faster)
             if value > most:
                 best, most = trial, value
@@ -219,17 +221,6 @@ class Refiner:
         for option in options:
             speedup = study.speedup / option.slowdown
             self.front.append(FrontRecord(speedup, option.decibels, None, already + len(option.kept)))
-
-    def correct(self, place: int, measured: float, speedup: float) -> None:
-        """Notes what a point of the front measures, and shifts what is predicted of those that are not built yet by as
-        much as it was off."""
-        known = replace(self.front[place], sqnr_measured=measured, speedup=speedup)
-        off = measured - known.sqnr_predicted
-        shifted = [
-            replace(point, sqnr_predicted=point.sqnr_predicted + off) if point.sqnr_measured is None else point
-            for point in self.front
-        ]
-        self.front[:] = [*shifted[:place], known, *shifted[place + 1 :]]
 
     def profile(self, graph: ir.Graph) -> profile.Profile:
         """Where the graph's time goes; measured once."""
@@ -325,6 +316,17 @@ def reaching(options: Sequence[improve.Option], built: int, decibels: float) -> 
     if decibels < improve.FLOOR:
         return next((index for index in enough if index > built), len(options))
     return next((index for index in enough if index < built), len(options))
+
+
+def corrected(front: Sequence[FrontRecord], told: Sequence[float]) -> list[FrontRecord]:
+    """The points, with what is ``told`` of those that are not built shifted by what the built ones were off, in between
+    of them in proportion."""
+    built = sorted((raw, one.sqnr_measured - raw) for one, raw in zip(front, told) if one.sqnr_measured is not None)
+    raws, off = [raw for raw, _ in built], [difference for _, difference in built]
+    return [
+        replace(point, sqnr_predicted=raw + float(np.interp(raw, raws, off))) if point.sqnr_measured is None else point
+        for point, raw in zip(front, told)
+    ]
 
 
 def regions_of(plan: Plan, tables: Iterable[Sequence[str]] = ()) -> list[set[str]]:

@@ -111,6 +111,14 @@ def test_goals_need_something_to_choose_from() -> None:
         compiled(goal, timing=False)
 
 
+def test_with_full_effort_the_whole_front_is_measured() -> None:
+    found = qcompiler.compile(net(), samples(), options=qcompiler.Options(cpu="vnni", improve="full"))
+    assert len(found.report.front) > 2
+    assert all(point.sqnr_measured is not None for point in found.report.front)
+    speeds = [point.speedup for point in found.report.front]
+    assert speeds == sorted(speeds)
+
+
 def test_without_improvement_nothing_is_searched() -> None:
     options = qcompiler.Options(cpu="vnni", improve="none")
     found = qcompiler.compile(net(), samples(), options=options)

@@ -9,7 +9,8 @@ import qcompiler
 from qcompiler import improve
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.plan import Plan
-from qcompiler.refine import Candidate, reaching, regions_of
+from qcompiler.refine import Candidate, corrected, reaching, regions_of
+from qcompiler.report import FrontRecord
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
@@ -86,3 +87,13 @@ OPTIONS = [improve.Option({}, decibels, 1.0) for decibels in (10.0, 12.0, 15.0, 
 def test_what_was_measured_corrects_what_is_built_next(built: int, measured: float, following: int) -> None:
     assert improve.FLOOR == 20.0
     assert reaching(OPTIONS, built, measured) == following
+
+
+def test_what_is_told_is_corrected_by_what_was_built() -> None:
+    """Built: 2 dB off at 10 dB, 6 dB off at 30; in between in proportion, beyond as at the nearest."""
+    told = [5.0, 10.0, 20.0, 30.0, 40.0]
+    measured = [None, 8.0, None, 24.0, None]
+    front = [FrontRecord(2.0, raw, found, 0) for raw, found in zip(told, measured)]
+    found = corrected(front, told)
+    assert [point.sqnr_predicted for point in found] == [3.0, 10.0, 16.0, 30.0, 34.0]
+    assert [point.sqnr_measured for point in found] == measured

@@ -30,7 +30,7 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
             "Nodes: " + ", ".join(f"{count} in {precision}" for precision, count in counts.most_common()),
             every_node(nodes) if verbose else fates(nodes),
         ),
-        ("Tried and taken back", _lines(_shortened(report.decisions, verbose))),
+        ("Decided by measuring", _lines(_shortened(report.decisions, verbose))),
         ("Stages", stages(report.stages)),
     ]
     if verbose:
