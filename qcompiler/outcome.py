@@ -22,7 +22,7 @@ from qcompiler.worst import worst_tensors
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
-CODES = {"float8_e4m3fn": "fp8", "int4": "int4", "uint4": "int4"}
+CODES = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "fp4", "int4": "int4", "uint4": "int4"}
 """What nodes in codes of these types are said to be in; in int8 otherwise."""
 SHARE = 0.01
 """Of the compilation's time so far, what running the model for the error by depth may take."""

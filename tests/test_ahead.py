@@ -14,6 +14,7 @@ from qcompiler import Options, ir
 from qcompiler.ahead import HALF, between
 from qcompiler.compiler import Result, compile
 from qcompiler.errors import TargetError
+from qcompiler.plan import Plan
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 
@@ -125,3 +126,14 @@ def test_between_two_products_lies_what_leads_through_the_softmax() -> None:
     )
     products = [node for node in graph.nodes if node.op == "MatMul"]
     assert between(graph, products) == {"MatMul_0", "Div_1", "Softmax_3", "MatMul_4"}
+
+
+def test_a_plan_of_fp4_makes_the_same_model_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "installed", lambda: False)
+    graph = program(CHAIN, weights(w=(64, 64), v=(64, 64)))
+    options = Options(timing=False)
+    first = compile(graph, feeds(graph), target="tensorrt", precision="nvfp4", options=options)
+    assert first.plan is not None and first.plan.intended == {"MatMul_0", "MatMul_2"}
+    plan = Plan.from_json(first.plan.to_json())
+    again = compile(graph, feeds(graph), target="tensorrt", precision="nvfp4", plan=plan, options=options)
+    assert again.model.SerializeToString() == first.model.SerializeToString()

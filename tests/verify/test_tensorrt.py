@@ -113,6 +113,7 @@ def test_a_product_in_fp4_is_one_on_both_sides() -> None:
     result = compile(graph, feeds(graph), target="tensorrt", precision="nvfp4", options=Options(timing=False))
     ran = {node.name: node.form for node in result.report.nodes}
     assert ran["MatMul_0"] == ran["MatMul_2"] == "gemm FP4E2M1"
+    assert {node.name for node in result.report.nodes if node.precision == "fp4"} == {"MatMul_0", "MatMul_2"}
     assert result.report.sqnr > 10.0 and result.report.runtime.endswith("built for sm120")
 
 
