@@ -44,7 +44,7 @@ class CompensateWeights(MomentsPass):
     name: ClassVar[str] = "compensate-weights"
     semantics: ClassVar[Semantics] = Semantics.EXACT
     damping: float = 0.05
-    tied: float = 0.1
+    tied: float = 3.0
     rounds: int = 2
     turned: bool = True
 

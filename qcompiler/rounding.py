@@ -49,7 +49,7 @@ class Rounding:
 
     def __init__(self, job: Compilation) -> None:
         self.job = job
-        self.way = way_of(job.options.rounding, samples=job.data is not None, where=job.source.name)
+        self.way = way_of(job.options.rounding, samples=job.data is not None, where=job.name)
         self.scratch = Scratch() if job.large else None
         self.sites: dict[Site, TensorQuant] = {}
         self.changes: dict[str, np.ndarray] = {}

@@ -11,10 +11,11 @@ from four_bit_models import language_model, texts
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler
-from qcompiler import Options, Result, compiler, native
+from qcompiler import Options, Result, compiler, ir, native
 from qcompiler.errors import DataError, DependencyError, TargetError
 from qcompiler.target import BLOCKS
 from qcompiler.verify import fused
+from tools import bench_large
 
 NATIVE = pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="no native library"))
 FORMS = {"native": ("GatherInt4", "MatMulInt4"), "standard": ("GatherBlockQuantized", "MatMulNBits")}
@@ -159,6 +160,24 @@ def test_a_model_that_memory_has_no_room_for(ops: str, tmp_path: Path, monkeypat
     monkeypatch.undo()
     a, b = (fused_outputs(result) for result in (small, large))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_and_a_half_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, output = tmp_path / "model.onnx", tmp_path / "compiled.onnx"
+    bench_large.write(path, 2.5e9)
+    monkeypatch.setattr(compiler, "available_bytes", lambda: int(4e9))
+    result = compiled(str(path), ops="standard", rounding="rtn", block="32")
+    result.save(output)
+    assert set(forms(result).values()) == set(FORMS["standard"])
+    weights = {one.name: one for one in onnx.load(path, load_external_data=False).graph.initializer}
+    stored = ir.load(output)
+    (product,) = (node for node in stored.nodes if node.name == "head_")
+    packed, scales = product.inputs[1].values, product.inputs[2].values
+    head = np.memmap(path.with_name("model.onnx.data"), np.float32, "r", int(weights["head"].external_data[1].value))
+    exact = head[: 4096 * 32000].reshape(4096, 32000)[:, :3].T.reshape(3, 128, 32)
+    codes = np.stack([packed[:3] & 15, packed[:3] >> 4], axis=-1).reshape(3, 128, 32).astype(np.float32) - 8
+    assert np.all(np.abs(codes * scales[:3, :, None] - exact) <= np.abs(scales[:3, :, None]) * 1.0001)
 
 
 def fused_outputs(result: Result) -> np.ndarray:

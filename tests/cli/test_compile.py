@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from cli.programs import invoke, samples
+from four_bit_models import language_model
 
 from qcompiler import registry
 
@@ -44,6 +45,22 @@ def test_dynamic_needs_no_data(folder: Path) -> None:
     done = invoke("compile", "matmul.onnx", "-o", "out.onnx", "--precision", "int8-dynamic", "--no-timing")
     assert done.code == 0, done.err
     assert "random samples" in done.out
+
+
+def test_four_bits(folder: Path) -> None:
+    onnx.save(language_model(), "llm.onnx")
+    done = invoke(
+        "compile", "llm.onnx", "-o", "out.onnx", "--precision", "int4", "--ops", "standard", "--block", "16",
+        "--rounding", "mse", "--no-timing", "--report", "r.json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert {"MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"} <= ops(folder / "out.onnx")
+    report = json.loads((folder / "r.json").read_text())
+    assert {node["name"] for node in report["nodes"] if node["precision"] == "int4"} == {"embed", "up", "down", "head"}
+    assert report["compiled_bytes"] < report["source_bytes"] / 4
+    command = ("compile", "llm.onnx", "-o", "out.onnx", "--precision")
+    invoke(*command, "int4", "--rounding", "gptq").fails(1, "llm.onnx: gptq", "--data")
+    invoke(*command, "float", "--block", "32").fails(1, "--precision int4")
 
 
 def test_bodies(folder: Path) -> None:
