@@ -43,7 +43,7 @@ WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
 OTHER_RANGES = 5
 MOST_RANGES = 12
-TOLD_SAMPLES = 6
+TOLD_SAMPLES = 4
 """Samples that the fidelity of mixtures is told on before any is built."""
 POINTS = 8
 """Mixtures that are looked for: the most faithful ones for as many times of a run."""
@@ -61,7 +61,7 @@ class Effort:
 
     built: int
     seconds: float = 3.0
-    fidelity_seconds: float = 2.0
+    fidelity_seconds: float = 1.5
     samples: int = 4
     range_samples: int = 3
     rounding_samples: int = ROUNDING_SAMPLES

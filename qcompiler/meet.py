@@ -106,8 +106,9 @@ class Meeting:
         mixed = [one for one in standings if one.candidate.plan is not None and one.candidate.plan.intended]
         pays = any(one.speedup > 1.0 + NOISE for one in mixed)
         if not pays and self.goal.latency is None and self.goal.size is None and candidate.plan is not None:
-            speed = max((one.speedup for one in mixed), default=1.0)
-            reason = f"in 8 bits the model runs at {speed:.2f}x its speed" if mixed else "no operator is faster in 8 bits"
+            reason = "no operator is faster in 8 bits"
+            if mixed:
+                reason = f"in 8 bits the model runs at {max(one.speedup for one in mixed):.2f}x its speed"
             self.warnings.append(f"stays in float: {reason}")
             return self.standing(in_float(self.compilation, candidate.plan, reason), Price())
         raise self.refusal(mixed or standings)
