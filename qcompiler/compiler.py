@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from qcompiler import ahead, calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
-from qcompiler.errors import DataError, ModelError, PlanError, TargetError
+from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
 from qcompiler.goal import Goal
 from qcompiler.improve import EFFORTS, spaced
 from qcompiler.meet import Meeting
@@ -203,6 +203,8 @@ class Compilation:
             raise TargetError(f"there is no observer '{observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}")
         self.observer, self.tries_observers = (USUAL, True) if observer == BEST else (observer, False)
         check_gpu(self.kind, precision, self.gpu)
+        if options.improve not in EFFORTS:
+            raise RecipeError(f"improve is '{options.improve}'", fix=f"use one of {', '.join(EFFORTS)}")
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
         self.observers: dict[str, str] = {}
         self.stages = _Stages(options.progress)

@@ -9,7 +9,7 @@ from planned import weights
 
 import qcompiler
 from qcompiler import ir
-from qcompiler.errors import DataError, MetricError, TargetError, VerificationError
+from qcompiler.errors import DataError, MetricError, RecipeError, TargetError, VerificationError
 from qcompiler.goal import Goal, budgets
 from qcompiler.meet import _up
 from qcompiler.metrics import Drop
@@ -117,6 +117,11 @@ def test_with_full_effort_the_whole_front_is_measured() -> None:
     assert all(point.sqnr_measured is not None for point in found.report.front)
     speeds = [point.speedup for point in found.report.front]
     assert speeds == sorted(speeds)
+
+
+def test_an_unknown_effort_is_refused() -> None:
+    with pytest.raises(RecipeError, match="improve is 'much'; use one of none, fast, full"):
+        qcompiler.compile(net(), samples(), options=qcompiler.Options(cpu="vnni", improve="much"))
 
 
 def test_without_improvement_nothing_is_searched() -> None:
