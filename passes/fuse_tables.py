@@ -117,11 +117,12 @@ def _is_lookup(node: ir.Node) -> bool:
 
 
 def _per_tensor(node: ir.Node) -> bool:
-    """Whether a Q or DQ has one constant step and zero point, of a type of 8 bits."""
+    """Whether a Q or DQ has one constant step of float32 and one zero point of a type of 8 bits."""
     parameters = node.inputs[1:]
     if len(parameters) != 2 or not all(ir.is_constant(tensor) and tensor.values.size == 1 for tensor in parameters):
         return False
-    return parameters[1].values.dtype in (np.uint8, np.int8)
+    step, zero_point = (tensor.values.dtype for tensor in parameters)
+    return step == np.float32 and zero_point in (np.uint8, np.int8)
 
 
 class _Refused(Exception):

@@ -60,6 +60,7 @@ class Address(click.ParamType):
     help="Processes of the local scheduler [one a processor, fewer for few samples].",
 )
 @click.option("--smoothing", metavar="FILE.npz", help="Smooth and round weights as these statistics do.")
+@click.option("--ops", type=click.Choice(shared.OPS), help="The operators that compile is to use.")
 @shared.target_options
 @compiling.pipeline_options
 @compiling.reporting_options

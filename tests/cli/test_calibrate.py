@@ -12,6 +12,7 @@ import pytest
 from cli.programs import invoke, run, samples, spawn
 from onnx import numpy_helper
 
+from qcompiler import native
 from qcompiler.calibrate import Statistics
 
 CALIBRATE = ("calibrate", "conv.onnx", "--data", "conv.npz")
@@ -87,6 +88,23 @@ def test_compile_counts_as_calibrate_does(folder: Path) -> None:
             for index, given in enumerate(same):
                 assert invoke("compile", f"{name}.onnx", "--no-timing", "-o", f"{index}.onnx", *given).code == 0
             assert (folder / "0.onnx").read_bytes() == (folder / "1.onnx").read_bytes(), name
+
+
+@pytest.mark.skipif(not native.available(), reason="installed without the native library")
+def test_statistics_for_operators_of_ours(folder: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        agraph (float[n,3,16,16] x) => (float[n,4,14,14] y) { c = Conv(x, w) h = HardSwish(c) y = Conv(h, v) }"""
+    )
+    random = np.random.default_rng(0)
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (4, 4, 1, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    onnx.save(model, "m.onnx")
+    invoke("calibrate", "m.onnx", "--data", "conv.npz", "-o", "ours.npz", "--ops", "native")
+    done = invoke("compile", "m.onnx", "-o", "o.onnx", "--stats", "ours.npz", "--ops", "native", "--no-timing")
+    assert done.code == 0, done
+    assert "TableLookup" in {node.op_type for node in onnx.load("o.onnx").graph.node}
+    invoke("compile", "m.onnx", "-o", "s.onnx", "--stats", "ours.npz").fails(1, "is of another model")
 
 
 def test_bad_samples_are_skipped_and_listed(folder: Path) -> None:

@@ -233,6 +233,15 @@ def test_control_flow_and_state_are_refused() -> None:
     assert no_function(ir.Node("Tanh", "tanh")) == no_function(ir.Node("Foo", "foo", domain="mine")) == ""
 
 
+@pytest.mark.parametrize("parameter", [{"s": np.float16(0.05)}, {"o": np.uint16(128)}, {"s": np.full(4, 0.05, "f4")}])
+def test_other_steps_and_codes_are_left_alone(parameter: dict[str, Any]) -> None:
+    text = """(float[1,4,6,5] x) => (float y) {
+        q = QuantizeLinear<axis = 1>(x, s, o) v = DequantizeLinear<axis = 1>(q, s, o) y = Sigmoid(v)
+    }"""
+    graph = program(text, {"s": np.float32(0.05), "o": np.uint8(128), **parameter}, 21, 10)
+    assert ops(fused_tables(graph)[0]) == ["QuantizeLinear", "DequantizeLinear", "Sigmoid"]
+
+
 def test_only_what_the_target_lists_is_taken() -> None:
     graph = ir.clone(coded("y = Sigmoid(v)"))
     pipeline = Pipeline([FuseTables()])
