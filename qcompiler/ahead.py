@@ -58,8 +58,16 @@ class Builder:
 
     def refined(self) -> Candidate:
         assert self.ctx.plan is not None
-        candidate = self.built(self.ctx.plan if self.replayed else self.spared(self.ranged(self.ctx.plan)))
-        for _ in range(0 if self.replayed else MOST_ROUNDS):
+        if self.replayed:
+            return self.built(self.ctx.plan)
+        candidate = self.settled(self.built(self.ranged(self.ctx.plan)))
+        assert candidate.plan is not None
+        plan = self.spared(candidate.plan)
+        return candidate if plan is candidate.plan else self.settled(self.built(plan))
+
+    def settled(self, candidate: Candidate) -> Candidate:
+        """The candidate with codes only where the builder computes with them."""
+        for _ in range(MOST_ROUNDS):
             left = candidate.unfused()
             if not left:
                 break

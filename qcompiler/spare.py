@@ -16,8 +16,11 @@ from qcompiler.runtime import Feed
 from qcompiler.sensitivity import Switchboard
 from qcompiler.settle import FAITHFUL
 
-SAMPLES = 4
-"""How many samples are looked at."""
+SAMPLES = 16
+"""How many samples tell whether the outputs are faithful: behind a Softmax one decision that turns is most of the noise
+of a few."""
+ALONE_SAMPLES = 4
+"""How many tell what a node does alone."""
 MARGIN = 1.0
 """Decibels beyond ``FAITHFUL`` that are aimed at: the samples here are few."""
 MOST = 0.2
@@ -42,7 +45,8 @@ def ruined(graph: ir.Graph, plan: Plan, feeds: Sequence[Feed]) -> dict[str, floa
         first = _short(board.noise(range(len(names))), outputs)
         if first <= 0.0:
             return {}
-        alone = [sum(board.noise([index])[name] for name in loud) for index in range(len(names))]
+        parts = [board.noise([index], ALONE_SAMPLES) for index in range(len(names))]
+        alone = [sum(part[name] for name in loud) for part in parts]
         order = sorted(range(len(names)), key=lambda index: -alone[index])
         for count in range(1, most + 1):
             left = _short(board.noise(order[count:]), outputs, MARGIN)
