@@ -76,14 +76,16 @@ def per_channel(values: np.ndarray, rank: int | None, axis: int, channels: int) 
 class WeightEditor:
     """Puts new weights into nodes: in place of the old ones where nobody else reads those, else as copies.
 
-    ``tied``: weights that a Gather reads as well, be it the transpose of what it reads, keep their numbers: the two are
-    stored once."""
+    ``in_blocks``: weights will have blocks of inputs that share a scale. So a product's inputs are not scaled apart:
+    those that come to reach farthest would take the others' precision. And weights that a Gather reads as well, be it
+    the transpose of what it reads, keep their numbers: the two are stored once."""
 
-    def __init__(self, graph: ir.Graph, *, tied: bool = False) -> None:
+    def __init__(self, graph: ir.Graph, *, in_blocks: bool = False) -> None:
         self.graph = graph
+        self._in_blocks = in_blocks
         self.namer = ir.Namer(graph)
         self._returned = ir.output_tensors(graph)
-        gathers = (node for _, node in ir.all_nodes(graph) if tied and node.op == "Gather" and not node.domain)
+        gathers = (node for _, node in ir.all_nodes(graph) if in_blocks and node.op == "Gather" and not node.domain)
         self._tables = {_place(node.inputs[0]) for node in gathers if ir.is_constant(node.inputs[0])}
 
     def after(self, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
@@ -118,6 +120,8 @@ class WeightEditor:
         fresh = values
         if scaled:
             self._check(node)
+            if self._in_blocks and node.op in ("Gemm", "MatMul") and np.ptp(scale) > 0.0:
+                raise Refusal("inputs that share a scale would reach unevenly")
             fresh = _scaled(values, _input_factor(node, values, scale))
         if np.any(shift != 0):
             self._shift_input(node, values.astype(np.float64), values.dtype, shift)

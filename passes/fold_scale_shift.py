@@ -41,14 +41,15 @@ class FoldScaleShift(Pass):
 
     Weights that others read as well are copied. Refused: a result between that somebody else reads or that is returned;
     constants that differ along another axis; shifts before padding; weights that would overflow their type; biases
-    that are computed; where only weights are quantized, scales of one that is an embedding too.
+    that are computed. Where only weights are quantized, in blocks: scales that differ by input of a product, and scales
+    of a weight that is an embedding too.
     """
 
     name: ClassVar[str] = "fold-scale-shift"
     semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        worker = _Worker(graph, tied=ctx.target is not None and ctx.target.weights_alone)
+        worker = _Worker(graph, in_blocks=ctx.target is not None and ctx.target.weights_alone)
         for inner in list(ir.all_graphs(graph)):
             for node in list(inner.nodes):
                 worker.after(inner, node)
@@ -60,8 +61,8 @@ class FoldScaleShift(Pass):
 
 
 class _Worker:
-    def __init__(self, graph: ir.Graph, *, tied: bool) -> None:
-        self.shapes, self.editor = ShapeValues(graph), WeightEditor(graph, tied=tied)
+    def __init__(self, graph: ir.Graph, *, in_blocks: bool) -> None:
+        self.shapes, self.editor = ShapeValues(graph), WeightEditor(graph, in_blocks=in_blocks)
         self.returned = ir.output_tensors(graph)
         self.rewrites = 0
         self.refused: dict[ir.Node, str] = {}

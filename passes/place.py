@@ -277,7 +277,7 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
     if entry is None:
         if few and node.op == "MatMul" and not node.domain and ir.is_constant(node.inputs[0]):
             return f"its weight '{node.inputs[0].name}' is on the left, and kernels for four bits read it on the right"
-        return target.excluded.get(node.op, "")
+        return "" if target.weights_alone else target.excluded.get(node.op, "")
     for tensor in activations(node, entry):
         if not is_float(tensor):
             return f"'{tensor.name}' is not float32" if entry.heavy else ""

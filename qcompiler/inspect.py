@@ -87,11 +87,14 @@ def float_reasons(graph: ir.Graph, target: Target, remarks: Iterable[Diagnostic]
 def _float_reason(node: ir.Node, target: Target) -> str:
     if node.outputs and not is_float(node.outputs[0]):
         return "computes no float32"
+    entry = target.operator(node)
+    if target.weights_alone and (entry is None or entry.weight is None):
+        return "only weights are quantized, and it has none or not in this form"
     if node.op in target.absorbed:
         return target.absorbed[node.op]
-    if target.operator(node) is not None:
+    if entry is not None:
         return "no neighbour hands it 8 bits or takes them"
-    if any(entry.op == node.op for entry in target.operators):
+    if any(known.op == node.op for known in target.operators):
         return "not in this form: its weight is computed, or an attribute is another"
     return target.excluded.get(node.op) or "the target has no 8-bit form of it"
 

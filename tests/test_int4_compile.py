@@ -38,6 +38,8 @@ def test_all_weights_become_four_bits(ops: str, rounding: str, tied: bool) -> No
     gather, product = FORMS[ops]
     assert forms(result) == {"embed": gather, "up": product, "down": product, "head": product}
     assert result.report.sqnr > 14.0
+    reasons = {node.reason for node in result.report.nodes if node.precision == "float"}
+    assert reasons == {"only weights are quantized, and it has none or not in this form"}
 
 
 @pytest.mark.parametrize("ops", [NATIVE, "standard"])
@@ -51,7 +53,7 @@ def test_a_tied_weight_is_stored_once(ops: str) -> None:
 def test_blocks(ops: str, block: str) -> None:
     result = compiled(language_model(words=512, width=256, hidden=512), texts(), ops=ops, block=block)
     assert len(forms(result)) == 4 and result.report.sqnr > 12.0
-    assert result.report.compiled_bytes < result.report.source_bytes / 5
+    assert result.report.compiled_bytes < result.report.source_bytes / 4
 
 
 def test_a_gemm_that_reads_its_weight_transposed_is_not_dequantized_at_every_call() -> None:

@@ -11,6 +11,8 @@ from pass_helpers import assert_same, ops, program, refusals, run_pass, with_bod
 
 from qcompiler import ir
 from qcompiler.passes.fold_scale_shift import FoldScaleShift
+from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.target import load_target
 
 RANDOM = np.random.default_rng(3)
 
@@ -198,3 +200,16 @@ def test_refusals(text: str, reason: str) -> None:
     assert rewrites == 0 and ops(after) == before
     (found,) = refusals(diagnostics)
     assert reason in found
+
+
+def test_inputs_that_will_share_a_scale_are_not_scaled_apart() -> None:
+    random = np.random.default_rng(0)
+    constants = {"s": np.array([1, 2, 3, 4], np.float32), "w": random.normal(size=(4, 3)).astype(np.float32)}
+    apart = program("(float[2,4] x) => (float y) { a = Mul(x, s) y = MatMul(a, w) }", constants)
+    alike = program("(float[2,4] x) => (float y) { a = Mul(x, s) y = MatMul(a, w) }", constants | {"s": np.float32(2)})
+    target = load_target("ort-cpu", "vnni")
+    for precision, wanted in (("int4", ["Mul", "MatMul"]), ("int8", ["MatMul"])):
+        for graph, found in ((apart, wanted), (alike, ["MatMul"])):
+            result = ir.clone(graph)
+            Pipeline([FoldScaleShift()]).run(result, PassContext(target.at(precision)))
+            assert ops(result) == found
