@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from qcompiler.cli import options as shared
@@ -14,12 +16,19 @@ from qcompiler.cli import options as shared
 @shared.debug_option
 def merge_command(files: tuple[str, ...], output: str, quiet: bool, debug: bool) -> None:
     """Put the statistics of all shards of a calibration together: bit for bit those of one run, in any order."""
-    shared.check_outputs([output], files)
-
-    from qcompiler.calibrate import Statistics, merge_shards
+    from qcompiler.calibrate import Shard, Statistics, merge_shards
     from qcompiler.cli.calibrating import say
 
-    statistics = merge_shards([(file, Statistics.load(file)) for file in files])
+    loaded = [(file, Statistics.load(file)) for file in files]
+    whole = Shard()
+    parts = [
+        (file, one)
+        for file, one in loaded
+        # s*.npz means the shards, whatever an earlier run has left at stats.npz
+        if Path(file).resolve() != Path(output).resolve() or one.shard != (whole.number, whole.count)
+    ]
+    shared.check_outputs([output], [file for file, _ in parts])
+    statistics = merge_shards(parts or loaded)
     statistics.save(output)
     if not quiet:
         say(output, statistics)

@@ -37,6 +37,14 @@ def test_shards_merge_to_the_bytes_of_one_run(folder: Path) -> None:
     assert (folder / "merged.npz").read_bytes() != (folder / "one.npz").read_bytes(), "the observer is noted"
 
 
+def test_a_pattern_of_shards_may_catch_an_earlier_result(folder: Path) -> None:
+    invoke(*CALIBRATE, "-o", "stats.npz")
+    before = (folder / "stats.npz").read_bytes()
+    assert invoke("merge", *shards(3), "stats.npz", "-o", "stats.npz").code == 0
+    assert (folder / "stats.npz").read_bytes() == before
+    invoke("merge", "stats.npz", "-o", "stats.npz").fails(1, "stats.npz: is no shard")
+
+
 def test_what_merge_refuses(folder: Path) -> None:
     names = shards(3)
     invoke("merge", names[0], names[2], "-o", "m.npz").fails(1, "shard 2 is missing")
