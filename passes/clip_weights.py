@@ -62,7 +62,7 @@ def best_ranges(blocks: np.ndarray, importance: np.ndarray | None = None) -> tup
     used = (low != 0.0) | (high != 0.0)
     best, zeros = np.ones_like(low), np.full_like(low, 8.0)
     least = np.full(low.shape, np.inf, np.float32)
-    for ratio in RATIOS:
+    for ratio in RATIOS[::2]:
         for shift in (-0.5, 0.0, 0.5):
             scale = kept_normal((high - low) * np.float32(ratio / 15.0), used)
             zero = np.clip(np.rint(7.5 + shift - (low + high) / (2.0 * scale)), 0.0, 15.0)

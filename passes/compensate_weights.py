@@ -13,7 +13,7 @@ from qcompiler.errors import PassError
 from qcompiler.four_bits import reduced_axis
 from qcompiler.passes._weights import Weight, batches, kept_normal, weights, with_numbers
 from qcompiler.passes.clip_weights import clipped
-from qcompiler.passes.round_weights import compensated
+from qcompiler.passes.round_weights import compensated, factored
 from qcompiler.pipeline import Diagnostic, MomentsPass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan
 from qcompiler.runtime import one_thread_each, side_by_side
@@ -29,7 +29,8 @@ class CompensateWeights(MomentsPass):
     the error is taken back by the inputs still to come, as far as the second moments of what is multiplied say that
     they go together. Inputs with the largest moments come first, each with the scale of its own block.
 
-    1. Scales are those of least squared error, each input's error counted by its own moment; see ``clip-weights``.
+    1. Scales, and zero points where the scheme has them, are those of least squared error, each input's error counted
+       by what those behind it cannot take back; see ``clip-weights``.
     2. Codes; then scales anew, those with the least error at the output for the codes, of all blocks of an output at
        once; then codes again. What is best on the samples is kept, output by output. Whether it helps is asked of
        samples that were held out; what is kept is for all of them.
@@ -74,7 +75,7 @@ class CompensateWeights(MomentsPass):
 
         with one_thread_each():
             for weight, found in zip(todo, side_by_side(rounded, todo)):
-                numbers[weight] = found.scale, np.full(found.scale.shape, _middle(weight), np.int64)
+                numbers[weight] = found.scale, found.zero_point
                 diagnostics += [Diagnostic(weight.name, remark) for remark in found.remarks]
                 if found.change is not None:
                     for site in weight.sites:
@@ -85,7 +86,7 @@ class CompensateWeights(MomentsPass):
 
     def rounded(self, weight: Weight, moments: Moments | None) -> _Found:
         if moments is None:
-            return _Found(clipped(weight, turned=self.turned)[0], None, ["no product reads it: rounded by itself"])
+            return _Found(*clipped(weight, turned=self.turned), None, ["no product reads it: rounded by itself"])
         remarks: list[str] = []
         parts, values = moments.parts(), np.asarray(weight.values, np.float32)
         gathered = len({site.index for site in weight.sites}) > 1
@@ -97,47 +98,61 @@ class CompensateWeights(MomentsPass):
 
         fitted, everything = lessened(moments.fitted), lessened(moments.all())
         diagonal = np.concatenate([np.diag(part) for part in everything])
-        plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)[0]
-        if not np.isfinite(plain).all():
-            return _Found(plain, None, [])
+        plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)
+        if not np.isfinite(plain[0]).all():
+            return _Found(*plain, None, [])
 
         def noise(scale: np.ndarray, codes: np.ndarray) -> float:
             errors = values - codes * _spread(scale, weight.block)
             return float(np.sum(_row_noise(errors, parts, [one[0] for one in moments.held_out])))
 
-        alone, damping = noise(plain, _nearest(values, plain, weight.block)), self.damping
+        alone, damping = noise(plain[0], _nearest(weight, *plain)), self.damping
         while damping < MOST_DAMPING:
             try:
-                ours = noise(*self._compensated(weight, plain, parts, fitted, damping, 1))
+                counts = np.concatenate([_left_over(part, damping) for part in everything])
+                start, zero_point = clipped(weight, counts, turned=self.turned)
+                ours = noise(*self._compensated(weight, start, zero_point, parts, fitted, damping, 1))
                 if not ours < alone:
-                    return _Found(plain, None, [*remarks, "rounded by itself: samples held out see no gain"])
-                scale, codes = self._compensated(weight, plain, parts, everything, damping, self.rounds)
+                    return _Found(*plain, None, [*remarks, "rounded by itself: samples held out see no gain"])
+                scale, codes = self._compensated(weight, start, zero_point, parts, everything, damping, self.rounds)
                 break
             except np.linalg.LinAlgError:
                 damping *= 10.0
                 remarks.append(f"its moments cannot be factored: damping raised to {damping:g}")
         else:
-            return _Found(plain, None, [*remarks, "rounded by itself"])
+            return _Found(*plain, None, [*remarks, "rounded by itself"])
         gain = 10.0 * np.log10(alone / ours) if ours > 0.0 else np.inf
         remarks.append(f"rounded with the others in mind, {gain:.1f} dB less noise")
-        return _Found(scale, (codes - _nearest(values, scale, weight.block)).astype(np.int8), remarks)
+        change = (codes - _nearest(weight, scale, zero_point)).astype(np.int8)
+        return _Found(scale, zero_point, change, remarks)
 
     def _compensated(
         self,
         weight: Weight,
-        plain: np.ndarray,
+        start: np.ndarray,
+        zero_point: np.ndarray,
         parts: list[slice],
         moments: list[np.ndarray],
         damping: float,
         rounds: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scales ``[outputs, blocks]`` and codes ``[outputs, inputs]``, counted from the zero point."""
-        scales, codes = np.empty_like(plain), np.empty(weight.values.shape, np.float32)
-        for batch in batches(len(plain), ROWS):
+        scales, codes = np.empty_like(start), np.empty(weight.values.shape, np.float32)
+        ends = _ends(weight, zero_point, -8.0 if self.turned else -7.0)
+        for batch in batches(len(start), ROWS):
             values = np.ascontiguousarray(weight.values[batch], np.float32)
-            scale, least = plain[batch], np.full(len(values), np.inf)
+            scale, least = start[batch], np.full(len(values), np.inf)
+            low, high = (_spread(end[batch], weight.block)[None] for end in ends)
             for _ in range(rounds):
-                found = self._codes(values, scale, weight.block, parts, moments, damping)
+                steps = _spread(scale, weight.block)[None]
+                coded = [
+                    compensated(
+                        (values / steps)[..., part], moment[None], low[..., part], high[..., part], damping,
+                        steps[..., part],
+                    )[0]
+                    for part, moment in zip(parts, moments)
+                ]
+                found = np.concatenate(coded, axis=1)
                 for fit in (False, True):
                     if fit:
                         scale = _fitted(values, found, scale, weight.block, parts, moments)
@@ -147,45 +162,41 @@ class CompensateWeights(MomentsPass):
                     scales[batch][better], codes[batch][better] = scale[better], found[better]
         return scales, codes
 
-    def _codes(
-        self,
-        values: np.ndarray,
-        scale: np.ndarray,
-        block: int,
-        parts: list[slice],
-        moments: list[np.ndarray],
-        damping: float,
-    ) -> np.ndarray:
-        steps = _spread(scale, block)
-        ends = np.full((1, 1, 1), -8.0 if self.turned else -7.0), np.full((1, 1, 1), 7.0)
-        exact = values / steps
-        found = [
-            compensated(exact[None, :, part], moment[None], *ends, damping, steps[None, :, part])[0]
-            for part, moment in zip(parts, moments)
-        ]
-        return np.concatenate(found, axis=1)
-
 
 @dataclass
 class _Found:
-    """Scales ``[outputs, blocks]``, by how much codes differ from the nearest, int8 ``[outputs, inputs]`` or None, and
-    what there is to say."""
+    """Scales and zero points ``[outputs, blocks]``, by how much codes differ from the nearest, int8
+    ``[outputs, inputs]`` or None, and what there is to say."""
 
     scale: np.ndarray
+    zero_point: np.ndarray
     change: np.ndarray | None
     remarks: list[str]
 
 
-def _middle(weight: Weight) -> int:
-    return 8 if weight.scheme.dtype == "uint4" else 0
+def _left_over(moment: np.ndarray, damping: float) -> np.ndarray:
+    """Of each input, what its squared error counts when the inputs rounded after it take back what they can."""
+    order, root = factored(moment[None], damping)
+    found = np.empty(len(moment), np.float32)
+    found[order[0]] = 1.0 / np.diag(root[0]) ** 2
+    return found
+
+
+def _ends(weight: Weight, zero_point: np.ndarray, lowest: float = -8.0) -> tuple[np.ndarray, np.ndarray]:
+    """Each block's lowest and highest code, counted from its zero point; ``lowest``: where that is in the middle."""
+    if weight.scheme.symmetric:
+        return np.full(zero_point.shape, lowest, np.float32), np.full(zero_point.shape, 7.0, np.float32)
+    return (-zero_point).astype(np.float32), (15 - zero_point).astype(np.float32)
 
 
 def _spread(scale: np.ndarray, block: int) -> np.ndarray:
     return np.repeat(scale, block, axis=1)
 
 
-def _nearest(values: np.ndarray, scale: np.ndarray, block: int) -> np.ndarray:
-    return np.clip(np.rint(values / _spread(scale, block)), -8.0, 7.0)
+def _nearest(weight: Weight, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    """Codes, counted from the zero point, with nothing taken back."""
+    low, high = (_spread(end, weight.block) for end in _ends(weight, zero_point))
+    return np.clip(np.rint(np.asarray(weight.values, np.float32) / _spread(scale, weight.block)), low, high)
 
 
 def _fitted(

@@ -20,11 +20,10 @@ from qcompiler import ahead, calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
 from qcompiler.goal import Goal
-from qcompiler.improve import EFFORTS, spaced
+from qcompiler.improve import EFFORTS
 from qcompiler.meet import Meeting
 from qcompiler.memory import available_bytes, peak_bytes
 from qcompiler.observing import BEST, USUAL, best_observer
-from qcompiler.observing import SAMPLES as OBSERVER_SAMPLES
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
@@ -190,7 +189,8 @@ class Compilation:
         self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
         options = replace(options, rounding=options.rounding or self.kind.rounding)
-        zero_points = options.rounding in rounding.WITH_ZERO_POINTS
+        way = options.rounding or rounding.usual(samples=data is not None)
+        zero_points = self.target.weight.four_bits and rounding.moves_zero_points(way, self.target)
         self.target = self.target.with_weights(options.block, zero_points=zero_points)
         if options.rounding and not self.target.weight.four_bits:
             fix = "use --precision int4, or leave --rounding out"
@@ -426,7 +426,7 @@ class Compilation:
         plans: dict[str, Plan] = {}
         for self.observer in calibrate.OBSERVERS:
             plans[self.observer] = self.solved(ctx)
-        self.observer = best_observer(self.graph, plans, spaced(self.feeds(), OBSERVER_SAMPLES))
+        self.observer = best_observer(self.graph, plans, self.feeds())
         return plans[self.observer]
 
     def solved(self, ctx: PassContext) -> Plan:

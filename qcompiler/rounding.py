@@ -13,13 +13,13 @@ from qcompiler.errors import DataError, TargetError
 from qcompiler.four_bits import Scratch
 from qcompiler.pipeline import MomentsPass, PassContext
 from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.target import VERIFIERS, Target
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 WAYS = {"rtn": "nearest-weights", "mse": "clip-weights", "hqq": "half-quadratic", "gptq": "compensate-weights"}
 """By name the pass that finds scales."""
-WITH_ZERO_POINTS = ("hqq",)
 TURNED = ("rtn", "mse", "gptq")
 """Those whose scales may be negative."""
 SAMPLES, ROWS, TOGETHER = 128, 256, 1024
@@ -41,7 +41,17 @@ def way_of(wanted: str, *, samples: bool, where: str) -> str:
     if wanted == FOR_SAMPLES and not samples:
         fix = f"give data (--data), or use --rounding {FOR_NONE}"
         raise DataError(f"{wanted} rounds weights for what they are multiplied with", where=where, fix=fix)
-    return wanted or (FOR_SAMPLES if samples else FOR_NONE)
+    return wanted or usual(samples=samples)
+
+
+def usual(*, samples: bool) -> str:
+    """The best way there is."""
+    return FOR_SAMPLES if samples else FOR_NONE
+
+
+def moves_zero_points(way: str, target: Target) -> bool:
+    """Whether weights get zero points: where the way is about them, or gains by them and the kernels have them."""
+    return way == "hqq" or (way == FOR_SAMPLES and target.verifier == VERIFIERS[0])
 
 
 class Rounding:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from four_bit_models import language_model, texts
 
-from qcompiler import calibrate, ir
+from qcompiler import calibrate, ir, numerics
 from qcompiler.errors import PassError
 from qcompiler.passes import clip_weights, half_quadratic
 from qcompiler.passes._weights import Weight, weights
@@ -59,8 +59,6 @@ def model(tied: bool = True) -> ir.Graph:
 
 
 def error(values: np.ndarray, plan: Plan, site: Site) -> float:
-    from qcompiler import numerics
-
     quant = plan.sites[site]
     codes = plan.codes(site.tensor, values, quant)
     return float(np.sum((numerics.dequantize(codes, quant.scale, quant.zero_point, quant.scheme) - values) ** 2))
@@ -162,6 +160,21 @@ def test_other_texts_see_less_noise() -> None:
     assert noise[1] < 0.8 * noise[0]
     assert any("E: no product reads it" in remark for remark in remarks)
     assert any("A: rounded with the others in mind" in remark for remark in remarks)
+
+
+def test_zero_points_make_less_noise() -> None:
+    graph = model(tied=False)
+    one, asymmetric = CompensateWeights(), TARGET.with_weights(zero_points=True)
+    moments = calibrate.second_moments(graph, one.wanted(graph, placed(graph)), texts(16))
+    noise = []
+    for target in (TARGET, asymmetric):
+        plan, _ = rounded(graph, placed(graph, target), one, moments=moments)
+        quant, values = plan.sites[Site("A", "up", 1)], ir.all_tensors(graph)["A"].values
+        exact = numerics.dequantize(plan.codes("A", values, quant), quant.scale, quant.zero_point, quant.scheme)
+        wrong = (exact - values).T
+        noise.append(float(np.sum((wrong @ moments["A"].held_out[0][0]) * wrong)))
+    assert plan.sites[Site("A", "up", 1)].zero_point.std() > 0
+    assert noise[1] < noise[0]
 
 
 def test_a_tied_weight_is_rounded_once_for_both() -> None:
