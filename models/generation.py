@@ -64,9 +64,10 @@ def drawn(rng: np.random.Generator, temperature: float = 1.0) -> Choice:
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """log softmax over the last axis, float64."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    """log softmax over the last axis, of the logits' type."""
+    found = logits - logits.max(-1, keepdims=True)
+    found -= np.log(np.exp(found).sum(-1, keepdims=True, dtype=np.float64)).astype(found.dtype)
+    return found
 
 
 def surprise(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -80,9 +80,7 @@ ROUNDINGS = ("rtn", "mse", "hqq", "gptq")
 
 
 def theirs(label: str, model: Path, samples: Path | None, out: Path) -> Path:
-    """A peer's 4-bit model, where it is not there yet; some look at samples. Raises FetchError when it fails."""
-    if out.exists():
-        return out
+    """A peer's 4-bit model; some look at samples. Raises FetchError when it fails."""
     peer, method = PEERS[label]
     command = [peer.python(), ROOT / "tools" / "peers" / peer.runner, model, samples or "-", out, method]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -94,6 +92,11 @@ def theirs(label: str, model: Path, samples: Path | None, out: Path) -> Path:
 def ours(model: Path, rounding: str, feeds: list[Feed] | None, out: Path) -> Path:
     options = qcompiler.Options(ops="native", block=BLOCK, rounding=rounding, timing=False)
     return qcompiler.compile(model, data=feeds, precision="int4", options=options).save(out)
+
+
+def kept(out: Path, make: Callable[[Path], Path]) -> Path:
+    """The model that is there already, or the one that is made."""
+    return out if out.exists() else make(out)
 
 
 # --- speed ---
@@ -123,8 +126,10 @@ def forms(name: str, folder: Path) -> dict[str, Path]:
     source = recipe(name).cached()
     return {
         "float": source,
-        "nbits": theirs("ort symmetric", source, None, folder / f"{name}-cached-ort-symmetric.onnx"),
-        "ours": ours(source, "rtn", None, folder / f"{name}-cached-qcompiler-rtn.onnx"),
+        "nbits": kept(
+            folder / f"{name}-cached-ort-symmetric.onnx", partial(theirs, "ort symmetric", source, None)
+        ),
+        "ours": kept(folder / f"{name}-cached-qcompiler-rtn.onnx", partial(ours, source, "rtn", None)),
     }
 
 
@@ -192,7 +197,7 @@ def divergences(files: dict[str, Path], told: np.ndarray) -> dict[str, dict[str,
         probabilities = np.exp(reference)
         for label, session in sessions.items():
             log = reference if label == "float" else scored(session, tokens)
-            found[label]["kl"].append((probabilities * (reference - log)).sum(-1))
+            found[label]["kl"].append((probabilities * (reference - log)).sum(-1, dtype=np.float64))
             found[label]["surprise"].append(-np.take_along_axis(log, tokens[:, 1:, None], -1)[..., 0])
     return {label: {key: np.concatenate(parts) for key, parts in of.items()} for label, of in found.items()}
 
@@ -217,7 +222,7 @@ def quality(folder: Path, options: argparse.Namespace, say: Callable[[str], None
         rows.append(row)
         start = time.perf_counter()
         try:
-            files[label] = make(folder / f"{JUDGED}-{label.replace(' ', '-')}.onnx")
+            files[label] = kept(folder / f"{JUDGED}-{label.replace(' ', '-')}.onnx", make)
         except (FetchError, qcompiler.QCompilerError, subprocess.SubprocessError) as error:
             row["error"] = str(error)
         row["seconds"] = time.perf_counter() - start
@@ -294,8 +299,8 @@ def main() -> int:
     parser.add_argument("--written", type=int, default=32, help="tokens that are written (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="for each model and number of threads")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of the stories to judge by")
-    parser.add_argument("--calibrate", nargs="+", type=int, default=[101, 102], help="seeds of those to calibrate on")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there; peers' are reused")
+    parser.add_argument("--calibrate", nargs="+", type=int, default=[100, 101, 102, 103], help="seeds of those to calibrate on")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there, use those that are there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured there")
     options = parser.parse_args()
     if set(options.seeds) & set(options.calibrate):
