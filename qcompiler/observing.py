@@ -7,50 +7,88 @@ more than any one observer can know: the best one of one model is 3 to 15 dB beh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from qcompiler import ir
+from qcompiler.improve import spaced
 from qcompiler.plan import Plan
-from qcompiler.points import measuring_points
-from qcompiler.runtime import Feed
+from qcompiler.points import before_softmax, measuring_points
+from qcompiler.runtime import Feed, side_by_side
 from qcompiler.sensitivity import Switchboard
 
 BEST = "best"
 """In place of an observer's name: the one that measures best."""
 USUAL = "mse"
-"""Where there are no samples to measure on."""
-WIDEST_FIRST = ("minmax", "percentile", "mse", "entropy")
-SURE = 1.0
+"""Where there are no samples to measure on, or none is surely better."""
+WIDTHS = {"minmax": 0, "percentile": 1, "mse": 2, "entropy": 3}
+"""The observers from the widest ranges to the narrowest."""
+SURE = 2.0
+"""Standard errors, over the samples, that a difference must come to: one sample alone can make one of them."""
+NARROWER = 1.0
 """Decibels that a narrower range must gain: what it cuts off other samples is not seen on these."""
-SAMPLES = 16
+SAMPLES, MORE_SAMPLES = 16, 64
+"""Measured on first, and where that leaves the question open."""
+OPEN = 0.3
+"""Decibels that an observer is better by, though not surely, for the question to be open."""
 
 
 def best_observer(graph: ir.Graph, plans: Mapping[str, Plan], feeds: Sequence[Feed]) -> str:
     """The name of the plan with the best ranges for computed tensors; weights are not rounded. ``plans``: of the
     cleaned float ``graph``, solved, each by the observer of its name, and otherwise alike. ``USUAL`` where no output is
     computed in floats."""
-    points = measuring_points(graph)
+    points = before_softmax(graph, measuring_points(graph))
     if not points:
         return USUAL
+    noise = noise_by_sample(graph, plans, points, spaced(feeds, SAMPLES))
+    best = chosen(noise)
+    other = min(noise, key=lambda name: float(noise[name].sum()))
+    if len(feeds) > SAMPLES and is_less(noise[other], noise[best], OPEN):
+        both = {name: plans[name] for name in (best, other)}
+        best = chosen(noise_by_sample(graph, both, points, spaced(feeds, MORE_SAMPLES)), best)
+    return best
+
+
+def noise_by_sample(
+    graph: ir.Graph, plans: Mapping[str, Plan], points: Mapping[str, float], feeds: Sequence[Feed]
+) -> dict[str, np.ndarray]:
+    """Of each plan, float64 ``[samples]``: what each sample adds to the noise-to-signal ratio, over all points and less
+    what each point is allowed."""
     tensors = ir.all_tensors(graph)
     trials = [
         {site.tensor: quant for site, quant in plan.sites.items() if not ir.is_constant(tensors[site.tensor])}
         for plan in plans.values()
     ]
-    with Switchboard(graph, next(iter(plans.values())), trials, list(points), feeds) as board:
-        kept = {name: _decibels(board.noise([index]), points) for index, name in enumerate(plans)}
-    return chosen(kept)
+    with _BySample(graph, next(iter(plans.values())), trials, list(points), feeds) as board:
+        return {name: board.each([index], points) for index, name in enumerate(plans)}
 
 
-def chosen(decibels: Mapping[str, float]) -> str:
-    """The observer that keeps most, but a wider one where a narrower one is not surely better."""
-    best, *narrower = (name for name in WIDEST_FIRST if name in decibels)
-    for name in narrower:
-        if decibels[name] - decibels[best] >= SURE:
+class _BySample(Switchboard):
+    def __enter__(self) -> _BySample:
+        return self
+
+    def each(self, switched: Iterable[int], points: Mapping[str, float]) -> np.ndarray:
+        """See ``noise_by_sample``, with these trials on."""
+        on = frozenset(switched)
+        powers = np.array(list(side_by_side(lambda plain: self._powers(plain, on), self._plain)))
+        signal, noise = powers[:, 0].sum(axis=0), powers[:, 1]
+        allowed = np.array([10 ** (-points[name] / 10) for name in self.points])
+        return np.where(signal > 0, noise / np.where(signal > 0, signal, 1), 0.0) @ allowed
+
+
+def chosen(noise: Mapping[str, np.ndarray], usual: str = USUAL) -> str:
+    """The observer with surely less noise, by sample, than the usual one and those that are wider."""
+    best = usual
+    for name in sorted(noise, key=WIDTHS.__getitem__):
+        gain = noise[best] - noise[name]
+        error = gain.std(ddof=1) / math.sqrt(gain.size) if gain.size > 1 else math.inf
+        margin = NARROWER if WIDTHS[name] > WIDTHS[best] else 0.0
+        if gain.mean() > SURE * error and is_less(noise[name], noise[best], margin):
             best = name
     return best
 
 
-def _decibels(noise: Mapping[str, float], points: Mapping[str, float]) -> float:
-    """Of the worst point, with what each is allowed."""
-    return min(-10 * math.log10(power) + points[name] if power else math.inf for name, power in noise.items())
+def is_less(noise: np.ndarray, other: np.ndarray, decibels: float) -> bool:
+    """Whether it is less by so many decibels, over all samples."""
+    return bool(noise.sum() <= other.sum() * 10 ** (-decibels / 10))

@@ -12,22 +12,33 @@ from qcompiler.errors import TargetError
 from qcompiler.observing import chosen
 
 
+def of_samples(decibels: float, *, unlike: float = 0.1) -> np.ndarray:
+    """Noise of 16 samples that are this much unlike one another."""
+    return 10 ** (-decibels / 10) * (1 + unlike * np.linspace(-1, 1, 16))
+
+
 @pytest.mark.parametrize(
     ("decibels", "best"),
     [
-        pytest.param({"minmax": 20, "percentile": 25, "entropy": 30, "mse": 27}, "entropy", id="each is surely better"),
-        pytest.param(
-            {"minmax": 20, "percentile": 25, "entropy": 26.4, "mse": 25.5}, "entropy", id="than the best so far"
-        ),
-        pytest.param(
-            {"minmax": 20, "percentile": 25, "entropy": 25.9, "mse": 25.5}, "percentile", id="narrower, not surely"
-        ),
-        pytest.param({"minmax": 25, "percentile": 25.5, "entropy": 1, "mse": 20}, "minmax", id="the widest"),
-        pytest.param({"minmax": np.inf, "percentile": np.inf, "entropy": 1, "mse": 20}, "minmax", id="exact"),
+        pytest.param((20, 25, 27, 30), "entropy", id="the best"),
+        pytest.param((20, 25, 24.5, 21), "percentile", id="a wider one"),
+        pytest.param((20, 25, 25.5, 26.4), "mse", id="narrower than the usual one, not by enough"),
+        pytest.param((25, 25.5, 20, 1), "minmax", id="narrower than a wider one, not by enough"),
+        pytest.param((np.inf, np.inf, np.inf, 20), "mse", id="all alike"),
     ],
 )
-def test_a_narrower_range_must_be_surely_better(decibels: dict[str, float], best: str) -> None:
-    assert chosen(decibels) == best
+def test_a_narrower_range_must_gain_more(decibels: tuple[float, ...], best: str) -> None:
+    names = ("minmax", "percentile", "mse", "entropy")
+    assert chosen({name: of_samples(value) for name, value in zip(names, decibels)}) == best
+
+
+def test_one_sample_decides_nothing() -> None:
+    noise = {name: of_samples(30) for name in ("minmax", "percentile", "mse", "entropy")}
+    noise["mse"][3] *= 1000
+    assert chosen(noise) == "mse"
+    noise["mse"] *= 1000
+    noise["mse"][3] /= 1000
+    assert chosen(noise) == "minmax"
 
 
 def spiked(heard: float) -> tuple[ir.Graph, list[dict[str, np.ndarray]]]:
