@@ -299,7 +299,7 @@ def main() -> int:
     parser.add_argument("--written", type=int, default=32, help="tokens that are written (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="for each model and number of threads")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of the stories to judge by")
-    parser.add_argument("--calibrate", nargs="+", type=int, default=[100, 101, 102, 103], help="seeds of those to calibrate on")
+    parser.add_argument("--calibrate", nargs="+", type=int, default=[100, 101, 102, 103], help="seeds to calibrate on")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there, use those that are there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured there")
     options = parser.parse_args()
