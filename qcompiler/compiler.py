@@ -314,7 +314,8 @@ class Compilation:
             with self.stages("calibrate"):
                 return plan, self.calibrated(watched) if watched and statistics is None else statistics
         if self.kind.quantize != "static":
-            return self.solved(ctx), None
+            with self.stages("solve"):
+                return self.solved(ctx), None
         with self.stages("calibrate"):
             ctx = self.smoothed(ctx, statistics)
             if statistics is None:
