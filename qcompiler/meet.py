@@ -155,11 +155,11 @@ class Meeting:
                 fix="allow as much",
             )  # fmt: skip
         if goal.max_drop is not None and self.metric is not None:
-            best = min(fitting, key=lambda one: one.drop)
-            amount = best.drop / abs(self.plain) * 100.0 if goal.max_drop.relative and self.plain else best.drop
-            unit = "%" if goal.max_drop.relative else ""
-            needed = f"--max-drop {_up(amount):g}{unit}"
-            had = f"{self.metric.name} falls from {self.plain:.5g} to {best.value:.5g}"
+            best = min(fitting, key=lambda one: (one.drop, -one.speedup))
+            share = goal.max_drop.relative and self.plain != 0.0  # of nothing there is no share
+            amount = 100.0 * best.drop / abs(self.plain) if share else best.drop
+            needed = f"--max-drop {_up(amount):g}{'%' if share else ''}"
+            had = f"takes {self.metric.name} from {self.plain:.5g} to {best.value:.5g}"
         else:
             best = max(fitting, key=lambda one: one.sqnr)
             needed, had = f"--min-sqnr {math.floor(best.sqnr * 10.0) / 10.0:g}", f"has {best.sqnr:.1f} dB"

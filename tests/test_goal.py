@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pass_helpers import program
@@ -91,6 +93,24 @@ def test_a_drop_is_kept() -> None:
 )  # fmt: skip
 def test_what_cannot_be_met_says_what_can(goal: Goal, said: str) -> None:
     with pytest.raises(VerificationError, match=said):
+        compiled(goal)
+
+
+OWN = """
+import numpy as np
+X = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+seen = []
+def error(model):
+    seen.append(model({"x": X})["y"])
+    return float(abs(seen[-1] - seen[0]).max())
+"""
+
+
+def test_of_nothing_there_is_no_share(tmp_path: Path) -> None:
+    """An error that the float model does not make: what it would take is said as an amount."""
+    (tmp_path / "own.py").write_text(OWN)
+    goal = Goal(max_drop=Drop.parse("1%"), metric=f"{tmp_path / 'own.py'}:error", lower_is_better=True)
+    with pytest.raises(VerificationError, match=r"takes .*own.py:error from 0 to .*; ask for --max-drop \d[\d.]*, or"):
         compiled(goal)
 
 
