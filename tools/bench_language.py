@@ -5,9 +5,9 @@ MatMulNBits, how large they are, and how far what they say is from the float mod
     python tools/bench_language.py --only speed --models stories15m --threads 1 --json result.json
     python tools/bench_language.py --only quality --keep build/language
 
-Speed. Float, MatMulNBits (MatMulNBitsQuantizer, symmetric, level 4, the embedding in blocks too) and ours, all with a
-cache of keys and values and blocks of 32, in one process. In a round each reads a prompt and writes some tokens; the
-figures are medians over rounds, ratios are taken within a round.
+Speed. Float, MatMulNBits (MatMulNBitsQuantizer, symmetric, level 4, the embedding in blocks too) and ours (hqq: with
+zero points, as gptq, but soon made), all with a cache of keys and values and blocks of 32, in one process. In a round
+each reads a prompt and writes some tokens; figures are medians over rounds, ratios are taken within a round.
 
 prefill    tokens of the prompt that are read in a second, all at once
 decode     tokens that are written in a second, one after the other
@@ -129,7 +129,7 @@ def forms(name: str, folder: Path) -> dict[str, Path]:
         "nbits": kept(
             folder / f"{name}-cached-ort-symmetric.onnx", partial(theirs, "ort symmetric", source, None)
         ),
-        "ours": kept(folder / f"{name}-cached-qcompiler-rtn.onnx", partial(ours, source, "rtn", None)),
+        "ours": kept(folder / f"{name}-cached-qcompiler-hqq.onnx", partial(ours, source, "hqq", None)),
     }
 
 
