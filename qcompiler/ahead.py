@@ -33,6 +33,8 @@ RANGE_SAMPLES = 4
 """Samples that other ranges are tried on."""
 RANGE_ROUNDS = 2
 """A better range of one tensor makes another the loudest."""
+LEAST_GAIN = 0.9
+"""Noise that other ranges leave, of that before, to be worth having."""
 RANGE_RUNS = 3
 """Runs of the model for that, in units of those that agreement may take (``settle.AGREEMENT_SECONDS``)."""
 PROFILE_FEEDS = 64
@@ -85,7 +87,7 @@ class Builder:
         points = before_softmax(graph, measuring_points(graph))
         if self.compilation.data is None or not points or not isinstance(statistics, Statistics):
             return plan
-        feeds = improve.spaced(self.compilation.feeds(), RANGE_SAMPLES)
+        first, feeds = plan, improve.spaced(self.compilation.feeds(), RANGE_SAMPLES)
         with session(self.compilation.source) as source:
             runs = RANGE_RUNS * affordable(source, feeds)
         for _ in range(RANGE_ROUNDS):
@@ -100,7 +102,16 @@ class Builder:
                 break
             ranges = {name: ends for name, (ends, _) in found.items()}
             plan = self.solved(replace(plan, ranges={**plan.ranges, **ranges}))
-        return plan
+        return plan if plan is first or self.gains(first, plan) else first
+
+    def gains(self, old: Plan, new: Plan) -> bool:
+        """Whether the outputs themselves lose less with the new plan's ranges, on more samples than these are from."""
+        graph = self.compilation.graph
+        outputs = measuring_points(graph)
+        trials = [{site.tensor: quant for site, quant in plan.sites.items()} for plan in (old, new)]
+        feeds = improve.spaced(self.compilation.feeds(), spare.SAMPLES)
+        before, after = contributions(graph, old, trials, list(outputs), feeds)
+        return improve.together(after, outputs) < LEAST_GAIN * improve.together(before, outputs)
 
     def solved(self, plan: Plan) -> Plan:
         """The plan placed and solved anew, for what it now says is kept in float and of ranges."""
