@@ -22,7 +22,7 @@ from qcompiler.calibrate.observers import histogram
 from qcompiler.cost import cost_of
 from qcompiler.mixture import FLOAT, Mixture, mixture, owners
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.points import allowed_part, before_softmax, measuring_points
+from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
 from qcompiler.sensitivity import Switchboard, contributions
@@ -244,7 +244,7 @@ class Improver:
         self.effort = effort
         self.runs = max(1, int(effort.seconds / (SWITCHED * profiles[0].total)))
         self.cost = cost_of(graph, plan, *profiles, statistics)
-        self.points = before_softmax(graph, measuring_points(graph, allowed_part(target.ops)))
+        self.points = before_softmax(graph, measuring_points(graph))
         self.groups = groups_of(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in self.groups]

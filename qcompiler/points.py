@@ -16,20 +16,14 @@ PART = 8.0
 """Decibels by which one part of an output may be less true than a whole output."""
 
 
-def allowed_part(ops: str) -> float:
-    """Decibels by which one part of an output may fall behind where a model is made of these operators: fewer with our
-    own, which leave time for more of it in float."""
-    return PART / 2.0 if ops == "native" else PART
-
-
-def measuring_points(graph: ir.Graph, part: float = PART) -> dict[str, float]:
+def measuring_points(graph: ir.Graph) -> dict[str, float]:
     """The float tensors that make up the outputs, a Concat of boxes and scores being two quantities, not one; each with
-    the decibels by which it may fall behind: none for a whole output, ``part`` for one of several parts."""
+    the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts."""
     found: dict[str, float] = {}
     for tensor in graph.outputs:
         parts = _parts(graph, tensor)
         for name in parts:
-            found[name] = min(found.get(name, math.inf), part if len(parts) > 1 else 0.0)
+            found[name] = min(found.get(name, math.inf), PART if len(parts) > 1 else 0.0)
     return found
 
 

@@ -16,7 +16,7 @@ from qcompiler import improve, ir
 from qcompiler.calibrate import Statistics
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.points import allowed_part, measuring_points
+from qcompiler.points import measuring_points
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.sensitivity import with_outputs
@@ -232,7 +232,7 @@ class Refiner:
     @functools.cached_property
     def points(self) -> dict[str, float]:
         """Where fidelity is judged: see ``measuring_points``."""
-        return measuring_points(self.compilation.graph, allowed_part(self.compilation.target.ops))
+        return measuring_points(self.compilation.graph)
 
     @functools.cached_property
     def expected(self) -> list[list[np.ndarray]]:
