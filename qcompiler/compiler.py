@@ -188,7 +188,6 @@ class Compilation:
             target = load_target(target, options.cpu)
         self.target = target.at(precision, operators_for(target, precision, options.ops))
         self.kind = self.target.precisions[precision]
-        options = replace(options, rounding=options.rounding or self.kind.rounding)
         way = options.rounding or rounding.usual(samples=data is not None)
         zero_points = self.target.weight.four_bits and rounding.moves_zero_points(way, self.target)
         self.target = self.target.with_weights(options.block, zero_points=zero_points)

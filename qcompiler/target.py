@@ -40,7 +40,7 @@ class Precision:
     ``ops``: one of ``OPS``, used where nobody says and the library is there. ``least_weights``: the fewest numbers in
     a weight for few bits to be worth their scales. ``gpu``: built for where none is named, the target's own where
     empty; ``least_gpu``: the oldest kind that computes with these types. ``blocks``: those of ``BLOCKS`` that kernels
-    read, all where empty; ``rounding``: how weights of four bits are rounded where nobody says, see ``rounding.WAYS``.
+    read, all where empty.
     """
 
     quantize: str
@@ -53,7 +53,6 @@ class Precision:
     gpu: str = ""
     least_gpu: str = ""
     blocks: tuple[str, ...] = ()
-    rounding: str = ""
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}
