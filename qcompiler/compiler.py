@@ -427,7 +427,8 @@ class Compilation:
         for self.observer in calibrate.OBSERVERS:
             plans[self.observer] = self.solved(ctx)
         self.observer = best_observer(self.graph, plans, self.feeds())
-        return plans[self.observer]
+        reason = f"of {', '.join(calibrate.OBSERVERS)}, tried on samples"
+        return plans[self.observer].deciding([self.observer], "ranges by the observer", reason)
 
     def solved(self, ctx: PassContext) -> Plan:
         assert ctx.plan is not None
