@@ -16,24 +16,25 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import ahead, calibrate, ir, native, registry, rounding
+from qcompiler import calibrate, ir, native, registry, rounding
 from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
-from qcompiler.goal import Goal
-from qcompiler.improve import EFFORTS
-from qcompiler.meet import Meeting
 from qcompiler.memory import available_bytes, peak_bytes
-from qcompiler.observing import BEST, USUAL, best_observer
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
-from qcompiler.refine import Candidate, Refiner
 from qcompiler.report import FrontRecord, Report, StageRecord
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
-from qcompiler.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
+from qcompiler.search import ahead
+from qcompiler.search.goal import Goal
+from qcompiler.search.improve import EFFORTS
+from qcompiler.search.meet import Meeting
+from qcompiler.search.observing import BEST, USUAL, best_observer
+from qcompiler.search.refine import Candidate, Refiner
+from qcompiler.search.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
 from qcompiler.target import OPS, Precision, Target, load_target
 from qcompiler.verify.checks import Checks
 

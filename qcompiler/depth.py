@@ -12,7 +12,7 @@ from qcompiler import ir, numerics
 from qcompiler.plan import Plan, TensorQuant
 from qcompiler.report import DepthRecord
 from qcompiler.runtime import Feed, run, session
-from qcompiler.sensitivity import with_outputs
+from qcompiler.search.sensitivity import with_outputs
 from qcompiler.verify import numbers
 
 MOST_TENSORS = 40

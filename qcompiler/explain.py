@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from qcompiler import ir
 from qcompiler.calibrate import Statistics
-from qcompiler.improve import groups_of, weight_noise
 from qcompiler.plan import Plan
-from qcompiler.points import measuring_points
 from qcompiler.runtime import Feed
-from qcompiler.sensitivity import contributions
+from qcompiler.search.improve import groups_of, weight_noise
+from qcompiler.search.points import measuring_points
+from qcompiler.search.sensitivity import contributions
 
 
 def loudest(

@@ -12,10 +12,10 @@ from qcompiler.calibrate import Statistics
 from qcompiler.depth import by_depth
 from qcompiler.errors import QCompilerError
 from qcompiler.inspect import float_reasons
-from qcompiler.refine import Candidate
 from qcompiler.report import MemoryRecord, NodeRecord, PassRecord, Report
 from qcompiler.runtime import side_by_side
-from qcompiler.settle import Measured
+from qcompiler.search.refine import Candidate
+from qcompiler.search.settle import Measured
 from qcompiler.verify import footprint
 from qcompiler.worst import worst_tensors
 

@@ -12,8 +12,9 @@ import pytest
 from pass_helpers import ops, program
 
 import qcompiler
-from qcompiler import ir, settle
+from qcompiler import ir
 from qcompiler.data import open_samples, spread
+from qcompiler.search import settle
 from qcompiler.verify import timing
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
@@ -189,7 +190,7 @@ def test_smoothing_leaves_no_trace_where_nothing_is_quantized(monkeypatch: pytes
     def all_in_float(self: Any, candidate: Any) -> Any:
         return self.without(candidate, dict.fromkeys(candidate.plan.intended, "told to"), "left in float", "told to")
 
-    monkeypatch.setattr("qcompiler.refine.Refiner.no_slower", all_in_float)
+    monkeypatch.setattr("qcompiler.search.refine.Refiner.no_slower", all_in_float)
     feeds = samples(8, 256)
     for feed in feeds:
         feed["x"][:, :3] *= 50.0

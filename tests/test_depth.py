@@ -13,7 +13,7 @@ from qcompiler import depth, ir
 from qcompiler.numerics import sqnr
 from qcompiler.plan import Plan
 from qcompiler.runtime import run, session
-from qcompiler.sensitivity import with_outputs
+from qcompiler.search.sensitivity import with_outputs
 from qcompiler.verify import fused
 
 LAYERS = 6

@@ -12,7 +12,7 @@ from planned import placed, weights
 import qcompiler
 from qcompiler import native, tables
 from qcompiler.plan import Plan
-from qcompiler.refine import regions_of
+from qcompiler.search.refine import regions_of
 from qcompiler.target import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from qcompiler import ir
     from qcompiler.calibrate import Statistics
     from qcompiler.compiler import Compilation
-    from qcompiler.goal import Goal
     from qcompiler.pipeline import Pass
     from qcompiler.recipe import Recipe
+    from qcompiler.search.goal import Goal
 
 VERIFY = ("none", "end", "each", "numeric")
 
@@ -232,8 +232,8 @@ COMMANDS = (compile_command, plan_command)
 
 def goal_of(given: dict[str, Any]) -> Goal | None:
     """What the model is to keep or may take; None where nothing is said of that."""
-    from qcompiler.goal import Goal, budgets
     from qcompiler.metrics import Drop, labels_from
+    from qcompiler.search.goal import Goal, budgets
 
     context = click.get_current_context()
     try:

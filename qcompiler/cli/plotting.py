@@ -13,7 +13,7 @@ from qcompiler.ir import written_beside
 
 if TYPE_CHECKING:
     from qcompiler.calibrate import TensorStatistics
-    from qcompiler.sites import SiteRecord
+    from qcompiler.search.sites import SiteRecord
 
 Range = tuple[float, float]
 

@@ -21,7 +21,7 @@ from qcompiler.errors import TargetError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qcompiler.sites import SiteRecord
+    from qcompiler.search.sites import SiteRecord
 
 SHOWN = 30
 
@@ -50,7 +50,7 @@ def sensitivity_command(model: str, output: str | None, plot: str | None, sample
 
     from qcompiler.calibrate import Statistics
     from qcompiler.ir import written_beside
-    from qcompiler.sites import of_model
+    from qcompiler.search.sites import of_model
 
     statistics = Statistics.load(given["stats"]) if given["stats"] else None
     settle_observer(given, statistics)

@@ -9,11 +9,12 @@ import pytest
 from pass_helpers import program
 from planned import feeds, observed, solved, weights
 
-from qcompiler import improve, ir
+from qcompiler import ir
 from qcompiler.calibrate import TensorStatistics
-from qcompiler.mixture import actions_of
-from qcompiler.points import before_softmax, measuring_points
-from qcompiler.sensitivity import contributions
+from qcompiler.search import improve
+from qcompiler.search.mixture import actions_of
+from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.sensitivity import contributions
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), u=(4, 4, 1, 1))
 CHAIN = """(float[1,3,8,8] x) => (float[1,4,6,6] y) {

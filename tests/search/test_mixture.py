@@ -9,9 +9,9 @@ from pass_helpers import program
 from planned import TARGET, placed, solved, weights
 
 from qcompiler import ir
-from qcompiler.cost import Cost
-from qcompiler.mixture import CODES, FLOAT, mixture
 from qcompiler.plan import Plan
+from qcompiler.search.cost import Cost
+from qcompiler.search.mixture import CODES, FLOAT, mixture
 
 NETS = {
     "convolutions": """(float[1,8,12,12] x) => (float[1,8,6,6] y) {

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qcompiler import ir
-from qcompiler.budget import Pick, Price, Problem, Term
-from qcompiler.cost import Cost
 from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.search.budget import Pick, Price, Problem, Term
+from qcompiler.search.cost import Cost
 from qcompiler.target import Target
 
 FLOAT, CODES = "float", "codes"

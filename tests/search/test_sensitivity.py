@@ -7,10 +7,11 @@ import pytest
 from pass_helpers import program
 from planned import feeds, solved, weights
 
-from qcompiler import ir, sensitivity
+from qcompiler import ir
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import PerTensor, Scheme
-from qcompiler.sensitivity import _halved, contributions
+from qcompiler.search import sensitivity
+from qcompiler.search.sensitivity import _halved, contributions
 
 LAYERS = 8
 

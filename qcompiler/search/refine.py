@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 import networkx as nx
 import numpy as np
 
-from qcompiler import improve, ir
+from qcompiler import ir
 from qcompiler.calibrate import Statistics
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.points import measuring_points
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
-from qcompiler.sensitivity import with_outputs
+from qcompiler.search import improve
+from qcompiler.search.points import measuring_points
+from qcompiler.search.sensitivity import with_outputs
 from qcompiler.tables import tables_of
 from qcompiler.verify import fused, numbers, profile, timing
 

@@ -21,10 +21,10 @@ from qcompiler import ir
 from qcompiler.errors import ModelError
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.points import measuring_points
-from qcompiler.refine import Refiner
 from qcompiler.runtime import Feed, run, session, side_by_side
-from qcompiler.sensitivity import Switchboard, with_outputs
+from qcompiler.search.points import measuring_points
+from qcompiler.search.refine import Refiner
+from qcompiler.search.sensitivity import Switchboard, with_outputs
 
 if TYPE_CHECKING:
     from qcompiler.calibrate import Statistics

@@ -11,10 +11,10 @@ from pass_helpers import ops, program
 from planned import feeds, weights
 
 from qcompiler import Options, ir
-from qcompiler.ahead import HALF, between
 from qcompiler.compiler import Result, compile
 from qcompiler.errors import TargetError
 from qcompiler.plan import Plan
+from qcompiler.search.ahead import HALF, between
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from qcompiler import improve, ir
+from qcompiler import ir
 from qcompiler.calibrate import Statistics
 from qcompiler.explain import loudest
 from qcompiler.plan import Plan
-from qcompiler.refine import NOISE, Candidate
 from qcompiler.report import OutputRecord, SpeedRecord
 from qcompiler.runtime import Feed, run, session
+from qcompiler.search import improve
+from qcompiler.search.refine import NOISE, Candidate
 from qcompiler.verify import numbers, timing
 
 if TYPE_CHECKING:

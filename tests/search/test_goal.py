@@ -12,9 +12,9 @@ from planned import weights
 import qcompiler
 from qcompiler import ir
 from qcompiler.errors import DataError, MetricError, RecipeError, TargetError, VerificationError
-from qcompiler.goal import Goal, budgets
-from qcompiler.meet import _up
 from qcompiler.metrics import Drop
+from qcompiler.search.goal import Goal, budgets
+from qcompiler.search.meet import _up
 
 LAYERS = 5
 

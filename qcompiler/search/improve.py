@@ -19,13 +19,13 @@ from qcompiler import ir, numerics
 from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.calibrate.moments import SAMPLES as ROUNDING_SAMPLES
 from qcompiler.calibrate.observers import histogram
-from qcompiler.cost import cost_of
-from qcompiler.mixture import FLOAT, Mixture, mixture, owners
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
-from qcompiler.sensitivity import Switchboard, contributions
+from qcompiler.search.cost import cost_of
+from qcompiler.search.mixture import FLOAT, Mixture, mixture, owners
+from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.sensitivity import Switchboard, contributions
 from qcompiler.target import Target
 from qcompiler.verify.profile import Profile
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.budget import QUANTITIES, Price, Problem, Term
+from qcompiler.search.budget import QUANTITIES, Price, Problem, Term
 
 amounts = st.floats(0.0, 10.0).map(lambda value: round(value, 2))
 prices = st.builds(Price, amounts, amounts, amounts)

@@ -9,7 +9,7 @@ from pass_helpers import program
 import qcompiler
 from qcompiler import ir
 from qcompiler.errors import TargetError
-from qcompiler.observing import chosen
+from qcompiler.search.observing import chosen
 
 
 def of_samples(decibels: float, *, unlike: float = 0.1) -> np.ndarray:

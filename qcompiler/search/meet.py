@@ -15,17 +15,17 @@ import numpy as np
 import onnxruntime as ort
 
 from qcompiler import ir
-from qcompiler.budget import Price, Problem
 from qcompiler.errors import VerificationError
-from qcompiler.goal import Goal
 from qcompiler.metrics import Metric, metric_from
 from qcompiler.metrics.metric import Model
-from qcompiler.mixture import Mixture
 from qcompiler.plan import Plan
-from qcompiler.refine import NOISE, Candidate, Refiner
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session
-from qcompiler.settle import Measured, in_float, measured
+from qcompiler.search.budget import Price, Problem
+from qcompiler.search.goal import Goal
+from qcompiler.search.mixture import Mixture
+from qcompiler.search.refine import NOISE, Candidate, Refiner
+from qcompiler.search.settle import Measured, in_float, measured
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.improve import spaced
 from qcompiler.plan import Plan
-from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed, side_by_side
-from qcompiler.sensitivity import Switchboard
+from qcompiler.search.improve import spaced
+from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.sensitivity import Switchboard
 
 BEST = "best"
 """In place of an observer's name: the one that measures best."""

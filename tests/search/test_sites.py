@@ -10,11 +10,12 @@ from pass_helpers import program
 from planned import feeds, solved, weights
 
 import qcompiler
-from qcompiler import ir, sites
+from qcompiler import ir
 from qcompiler.compiler import Compilation
 from qcompiler.errors import ModelError
 from qcompiler.runtime import Feed
-from qcompiler.sensitivity import contributions
+from qcompiler.search import sites
+from qcompiler.search.sensitivity import contributions
 
 TEXT = """(float[1,3,8,8] x) => (float[1,4,6,6] y) {
     a = Conv(x, w) b = Relu(a) s = Sigmoid(b) m = Mul(b, s) c = Conv(m, v) y = Relu(c)

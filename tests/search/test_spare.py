@@ -7,9 +7,10 @@ import pytest
 from pass_helpers import program
 from planned import feeds, solved, weights
 
-from qcompiler import Options, ir, spare
+from qcompiler import Options, ir
 from qcompiler.compiler import compile
-from qcompiler.sensitivity import Switchboard
+from qcompiler.search import spare
+from qcompiler.search.sensitivity import Switchboard
 from qcompiler.verify import tensorrt
 
 CANCELLING = """(float[n,8,32] x) => (float[n,8,64] y) {

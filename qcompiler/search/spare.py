@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from qcompiler import ir
 from qcompiler.plan import Plan, TensorQuant
-from qcompiler.points import before_softmax, measuring_points
 from qcompiler.runtime import Feed
-from qcompiler.sensitivity import Switchboard
-from qcompiler.settle import FAITHFUL
+from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.sensitivity import Switchboard
+from qcompiler.search.settle import FAITHFUL
 
 SAMPLES = 16
 """How many samples tell whether the outputs are faithful: behind a Softmax one decision that turns is most of the noise

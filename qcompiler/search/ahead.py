@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from qcompiler import improve, ir, lint, spare
+from qcompiler import ir, lint
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import QCompilerError
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
-from qcompiler.points import before_softmax, measuring_points
-from qcompiler.refine import Candidate
 from qcompiler.report import OutputRecord
 from qcompiler.runtime import Feed, session
-from qcompiler.sensitivity import contributions
-from qcompiler.settle import Measured, affordable, unfaithful
+from qcompiler.search import improve, spare
+from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.refine import Candidate
+from qcompiler.search.sensitivity import contributions
+from qcompiler.search.settle import Measured, affordable, unfaithful
 from qcompiler.verify import numbers, stand_in, tensorrt
 
 if TYPE_CHECKING:

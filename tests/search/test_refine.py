@@ -6,11 +6,11 @@ from pass_helpers import program
 from planned import placed, weights
 
 import qcompiler
-from qcompiler import improve
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.plan import Plan
-from qcompiler.refine import Candidate, corrected, reaching, regions_of
 from qcompiler.report import FrontRecord
+from qcompiler.search import improve
+from qcompiler.search.refine import Candidate, corrected, reaching, regions_of
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
