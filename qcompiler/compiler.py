@@ -408,8 +408,7 @@ class Compilation:
 
     def deciding(self) -> list[Pass]:
         """The passes that decide on rows of activations."""
-        stages = ("even", "decide") if self.target.tabulates("Mul") else ("decide",)
-        passes = [registry.parse(text) for stage in stages for text in self.pipeline.get(stage, ())]
+        passes = [registry.parse(text) for text in self.pipeline.get("decide", ())]
         return [one for one in passes if isinstance(one, RowsPass)]
 
     def placed(self, ctx: PassContext) -> PassContext:

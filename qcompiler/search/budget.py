@@ -7,7 +7,10 @@ float is converted in between. Such terms are paid once when any of some combina
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,16 +108,32 @@ class Problem:
             ),
             shape=(len(rows), count),
         )
-        found = milp(
-            wanted / (float(np.max(wanted, initial=0.0)) or 1.0),
-            integrality=np.r_[np.ones(len(picks)), np.zeros(len(self.terms))],
-            bounds=Bounds(0.0, 1.0),
-            constraints=LinearConstraint(matrix, lows, highs),
-            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-        )
+        with _unheard():
+            found = milp(
+                wanted / (float(np.max(wanted, initial=0.0)) or 1.0),
+                integrality=np.r_[np.ones(len(picks)), np.zeros(len(self.terms))],
+                bounds=Bounds(0.0, 1.0),
+                constraints=LinearConstraint(matrix, lows, highs),
+                options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            )
         if found.x is None:
             return None
         return {
             site: max(choices, key=lambda choice: found.x[place[site, choice]])
             for site, choices in self.choices.items()
         }
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What is written to standard output in the meantime is lost: HiGHS writes there when it solves a part
+    of a problem again, whatever its options say."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -12,7 +12,7 @@ from qcompiler import ir
 PASSING = frozenset(("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat"))
 """Operators that only arrange values: what they join is judged part by part."""
 
-PART = 8.0
+PART = 12.0
 """Decibels by which one part of an output may be less true than a whole output."""
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -169,16 +170,16 @@ class Refiner:
         feeds = self.feeds
         if not self.points or not plan.intended:
             return None
-        before = self.fidelity(candidate)
-        if before >= enough:
+        before = self.decibels(candidate)
+        if min(before) >= enough:
             return None
         with session(compilation.source) as source, session(candidate.graph) as own:
             gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
         if plan.rounding:
             nearest = self.built(replace(plan, rounding={}))
-            decibels = self.fidelity(nearest)
-            if decibels > before:  # a product's error was lessened where the outputs do not look
-                reason = f"{decibels:.1f} dB, and {before:.1f} rounded on samples"
+            decibels = self.decibels(nearest)
+            if mean(decibels) > mean(before):  # a product's error was lessened where the outputs do not look
+                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} rounded on samples"
                 plan = replace(plan, rounding={}).deciding(sorted(plan.rounding), "rounded to nearest", reason)
                 candidate, before = replace(nearest, plan=plan), decibels
         coded = self.profile(candidate.graph)
@@ -196,23 +197,23 @@ class Refiner:
         ranged = improver.with_better_ranges()
         if ranged.ranges != plan.ranges:
             trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
-            decibels = self.fidelity(trial)
-            if decibels > before:
+            decibels = self.decibels(trial)
+            if mean(decibels) > mean(before):
                 assert trial.plan is not None
                 changed = sorted(name for name in ranged.ranges if name not in plan.ranges)
-                reason = f"{decibels:.1f} dB, and {before:.1f} with the observer's"
+                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} with the observer's"
                 candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
                 before = decibels
         assert candidate.plan is not None
         corrected = compilation.corrected(candidate.plan, self.ctx.statistics)
         if corrected.shifts:
             trial = self.built(corrected)
-            decibels = self.fidelity(trial)
-            if decibels > before:
-                reason = f"{decibels:.1f} dB, and {before:.1f} with the biases that they had"
+            decibels = self.decibels(trial)
+            if mean(decibels) > mean(before):
+                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} with the biases that they had"
                 plan = corrected.deciding(sorted(corrected.shifts), "biases corrected", reason)
                 candidate, before = replace(trial, plan=plan), decibels
-        return Study(candidate, before, gained, improver)
+        return Study(candidate, min(before), gained, improver)
 
     def on_front(self, study: Study, options: Sequence[improve.Option]) -> None:
         """Notes the candidate and what is predicted of the options as points of the front."""
@@ -250,12 +251,17 @@ class Refiner:
 
     def fidelity(self, candidate: Candidate) -> float:
         """Decibels of the worst output over the samples, or of the worst part of one with what it is allowed."""
+        return min(self.decibels(candidate))
+
+    def decibels(self, candidate: Candidate) -> list[float]:
+        """Of each output, or part of one with what it is allowed. What costs no time is judged by their mean: what one
+        gains is not to be paid for by another."""
         found = numbers.Comparison(list(self.points))
         with session(with_outputs(candidate.graph, found.names)) as own:
             outputs = side_by_side(lambda feed: run(own, feed, found.names), self.feeds[: len(self.expected)])
             for wanted, actual in zip(self.expected, outputs):
                 found.add(wanted, actual)
-        return min((error.sqnr + self.points[error.name] for error in found.errors()), default=math.inf)
+        return [error.sqnr + self.points[error.name] for error in found.errors()]
 
     def unsolved(self, plan: Plan) -> Plan:
         """The placement that respects the plan's kept nodes; asked for often, so past the pipeline's checks."""

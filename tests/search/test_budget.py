@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.search.budget import QUANTITIES, Price, Problem, Term
+from qcompiler.search.budget import QUANTITIES, Price, Problem, Term, _unheard
 
 amounts = st.floats(0.0, 10.0).map(lambda value: round(value, 2))
 prices = st.builds(Price, amounts, amounts, amounts)
@@ -82,3 +83,10 @@ def test_a_bound_below_what_is_paid_anyway_has_no_solution() -> None:
     problem = Problem({"a": {"float": Price()}}, base=Price(seconds=2.0))
     assert problem.best("error", {"seconds": 1.0}) is None
     assert problem.best("error", {"seconds": 2.0}) == {"a": "float"}
+
+
+def test_what_the_solver_prints_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    with _unheard():
+        os.write(1, b"HighsMipSolverData: a remark\n")
+    os.write(1, b"ours\n")
+    assert capfd.readouterr().out == "ours\n"
