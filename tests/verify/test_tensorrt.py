@@ -97,7 +97,7 @@ NETWORK = """(float[1,16,16,16] x) => (float[1,64] y) {
 @pytest.mark.parametrize("gpu", ["sm89", "sm120"])
 def test_what_was_meant_runs_in_few_bits(precision: str, kind: str, gpu: str) -> None:
     graph = program(NETWORK, {**weights(w=(16, 16, 3, 3), fc=(16, 64)), "shape": np.array([16, 16])})
-    options = Options(timing=False, gpu=gpu)
+    options = Options(timing=False, gpu=gpu, observer="mse")  # percentiles of four samples say little
     result = compile(graph, feeds(graph), target="tensorrt", precision=precision, options=options)
     assert result.plan is not None and {"Conv_0", "Conv_2", "MatMul_7"} <= result.plan.intended
     ran = {node.name: node.form for node in result.report.nodes}
