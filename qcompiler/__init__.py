@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qcompiler.compiler import Options, Result, compile
+    from qcompiler.compiler import Result, compile
     from qcompiler.data import ImageOptions
     from qcompiler.errors import QCompilerError
     from qcompiler.native import register_custom_ops
+    from qcompiler.options import Options
     from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
     from qcompiler.plan import Plan
     from qcompiler.recipe import Recipe
@@ -32,7 +33,8 @@ __all__ = [
 
 # Imported when they are first asked for: onnx and ONNX Runtime take most of a second, `qcompiler --help` needs neither.
 _HOMES = {
-    "compiler": ("Options", "Result", "compile"),
+    "compiler": ("Result", "compile"),
+    "options": ("Options",),
     "data": ("ImageOptions",),
     "errors": ("QCompilerError",),
     "native": ("register_custom_ops",),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,25 +15,26 @@ import onnx
 import onnxruntime as ort
 
 from qcompiler import calibrate, ir, native, registry, rounding
-from qcompiler.data import ImageOptions, Samples, open_samples, random_samples, spread
+from qcompiler.data import Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
-from qcompiler.memory import available_bytes, peak_bytes
+from qcompiler.memory import available_bytes
+from qcompiler.options import Options
 from qcompiler.outcome import report_of
 from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
-from qcompiler.report import FrontRecord, Report, StageRecord
+from qcompiler.report import FrontRecord, Report
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.search import ahead
-from qcompiler.search.goal import Goal
 from qcompiler.search.improve import EFFORTS
 from qcompiler.search.meet import Meeting
 from qcompiler.search.observing import BEST, USUAL, best_observer
 from qcompiler.search.refine import Candidate, Refiner
 from qcompiler.search.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
-from qcompiler.target import OPS, Precision, Target, load_target
+from qcompiler.stages import Stages
+from qcompiler.target import OPS, Target, load_target
 from qcompiler.verify.checks import Checks
 
 MOST_MADE_UP = 16
@@ -43,46 +42,6 @@ COPIES = 2
 """Of its weights a session holds: as they are, and as its kernels want them."""
 REWRITING = ("fold-scale-shift", "fold-batchnorm", "merge-duplicates")
 """Passes that make new weights, or read all of them."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to compile, beyond what and for which target.
-
-    ``cpu``: a CPU kind of the target, ``auto`` is this machine's. ``gpu``: the kind of GPU that engines are built for
-    (``sm89``). ``interface``: whether inputs and outputs keep their types where all else is in 16 bits, or are
-    ``converted`` too. ``observer``: how ranges are taken from statistics, empty for the target's own way.
-    ``ops``: ``native`` where the model may use the operators of our library, ``standard`` where it must run without,
-    empty for the precision's own way. ``block``, ``rounding``: of weights in four bits, one of ``target.BLOCKS`` and of
-    ``rounding.WAYS``, empty for the target's own and the best.
-    ``batch_size``, ``limit``, ``images``: how ``data`` is read. ``timing``: whether to measure, and give back to float
-    what is slower. ``details``: whether to measure what only the whole report shows: error by depth, the worst tensors,
-    memory. ``passes``: changes to the pipeline, see ``registry.edited``.
-    ``improve``: how much is spent on fidelity, one of ``improve.EFFORTS``. ``goal``: what the model is to keep or may
-    take. ``threads``: for measuring speed. ``samples``: how many samples speed and agreement are measured on, fewer
-    where they are large. ``after``: called as ``after(pass, graph)``. ``progress``: called as ``progress(stage, done,
-    total)``.
-    """
-
-    cpu: str = "auto"
-    gpu: str = ""
-    interface: str = "kept"
-    observer: str = ""
-    ops: str = ""
-    block: str = ""
-    rounding: str = ""
-    batch_size: int | None = None
-    limit: int | None = None
-    images: ImageOptions | None = None
-    timing: bool = True
-    details: bool = False
-    passes: tuple[str, ...] = ()
-    improve: str = "fast"
-    goal: Goal | None = None
-    threads: int = 1
-    samples: int = 64
-    after: Callable[[Pass, ir.Graph], None] | None = None
-    progress: Callable[[str, int, int | None], None] | None = None
 
 
 @dataclass
@@ -147,32 +106,6 @@ def operators_for(target: Target, precision: str, wanted: str) -> str:
     return usual if usual == OPS[0] or native.available() else OPS[0]
 
 
-def check_gpu(kind: Precision, precision: str, gpu: str) -> None:
-    """Raises TargetError when a kind of GPU is too old for the precision's types."""
-    numbers = [int(name[2:]) for name in (gpu, kind.least_gpu) if re.fullmatch(r"sm[0-9]+", name)]
-    if len(numbers) == 2 and numbers[0] < numbers[1]:
-        raise TargetError(
-            f"--precision {precision} needs {kind.least_gpu} or later, not {gpu}",
-            fix=f"use --gpu {kind.gpu or kind.least_gpu}, or another precision",
-        )
-
-
-@dataclass
-class _Stages:
-    """Times the stages, and tells ``begun`` about each one."""
-
-    begun: Callable[[str, int, int | None], None] | None = None
-    records: list[StageRecord] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        if self.begun is not None:
-            self.begun(name, 0, None)
-        start = time.perf_counter()
-        yield
-        self.records.append(StageRecord(name, time.perf_counter() - start, peak_bytes() / 1e6))
-
-
 class Compilation:
     """One model on its way through the stages; ``run`` goes through all of them, the command line calls some alone."""
 
@@ -202,12 +135,12 @@ class Compilation:
         if observer not in (*calibrate.OBSERVERS, BEST):
             raise TargetError(f"there is no observer '{observer}'", fix=f"use one of {', '.join(calibrate.OBSERVERS)}")
         self.observer, self.tries_observers = (USUAL, True) if observer == BEST else (observer, False)
-        check_gpu(self.kind, precision, self.gpu)
+        self.kind.check_gpu(precision, self.gpu)
         if options.improve not in EFFORTS:
             raise RecipeError(f"improve is '{options.improve}'", fix=f"use one of {', '.join(EFFORTS)}")
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
         self.observers: dict[str, str] = {}
-        self.stages = _Stages(options.progress)
+        self.stages = Stages(options.progress)
         self.runs: list[PassRun] = []
         self.front: list[FrontRecord] = []
         with self.stages("load"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,15 @@ class Precision:
     gpu: str = ""
     least_gpu: str = ""
     blocks: tuple[str, ...] = ()
+
+    def check_gpu(self, name: str, gpu: str) -> None:
+        """Raises TargetError when a kind of GPU is too old for the types of this precision, which has that name."""
+        numbers = [int(kind[2:]) for kind in (gpu, self.least_gpu) if re.fullmatch(r"sm[0-9]+", kind)]
+        if len(numbers) == 2 and numbers[0] < numbers[1]:
+            raise TargetError(
+                f"--precision {name} needs {self.least_gpu} or later, not {gpu}",
+                fix=f"use --gpu {self.gpu or self.least_gpu}, or another precision",
+            )
 
 
 USUAL = {"int8": Precision("static"), "int8-dynamic": Precision("dynamic"), "float": Precision("none")}

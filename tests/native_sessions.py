@@ -1,4 +1,4 @@
-"""Which instruction sets tests of the native library can ask for."""
+"""Sessions that know our operators, and the instruction sets that tests of them can ask for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import onnxruntime as ort
 
 from qcompiler import native
 from qcompiler.errors import DependencyError
+
+
+def session(model: bytes, threads: int = 1) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    native.register_custom_ops(options)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def isas_here() -> list[str]:

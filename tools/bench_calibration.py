@@ -44,8 +44,9 @@ from qcompiler import runtime
 from qcompiler.calibrate import OBSERVERS, Calibration, Collector, Statistics, without_sentinels
 from qcompiler.calibrate.functions import split
 from qcompiler.calibrate.instrument import fetch_probe, instrument
-from qcompiler.compiler import Compilation, Options, compile
+from qcompiler.compiler import Compilation, compile
 from qcompiler.data import open_samples
+from qcompiler.options import Options
 from qcompiler.scheme import Scheme
 from qcompiler.verify import numbers
 

@@ -26,10 +26,8 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +37,7 @@ import numpy as np
 import onnxruntime as ort
 from attempt import last_line
 from bench_int4 import judged
-from compare_peers import ORT, Peer, machine, write_stacks
+from compare_peers import ORT, Peer, machine, working_folder, write_stacks
 from generate import opened
 from rich.console import Console
 from rich.table import Table
@@ -278,16 +276,6 @@ def against_peers(rows: list[dict[str, Any]]) -> str:
 
 
 # --- the command ---
-
-
-@contextmanager
-def working_folder(kept: Path | None) -> Iterator[Path]:
-    if kept is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-    else:
-        kept.mkdir(parents=True, exist_ok=True)
-        yield kept.resolve()
 
 
 def main() -> int:

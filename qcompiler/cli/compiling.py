@@ -270,7 +270,8 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
             f"{precision} needs samples to take ranges from", where=model,
             fix=f"give --data{target.without_samples}",
         )  # fmt: skip
-    from qcompiler.compiler import Compilation, Options
+    from qcompiler.compiler import Compilation
+    from qcompiler.options import Options
 
     with bar(shared.console(error=True), quiet=given.get("quiet", False)) as progress:
         hooks: list[Callable[[Pass, ir.Graph], None]] = [printer(given["print_after"])] if given["print_after"] else []

@@ -72,8 +72,9 @@ def inspect_command(
 def quantizable(model: str, target: str, cpu: str, ops: str) -> list[tuple[str, str, str]]:
     """(node, operator, why it stays in float or nothing) of the cleaned model, by the target's description."""
     from qcompiler import ir
-    from qcompiler.compiler import Compilation, Options
+    from qcompiler.compiler import Compilation
     from qcompiler.inspect import float_reasons
+    from qcompiler.options import Options
     from qcompiler.pipeline import PassContext
     from qcompiler.plan import Plan
 

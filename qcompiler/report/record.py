@@ -144,7 +144,7 @@ class Report:
         return min((output.sqnr for output in self.outputs), default=math.inf)
 
     def to_dict(self) -> dict[str, Any]:
-        return _finite({"format": FORMAT, **asdict(self)})
+        return finite({"format": FORMAT, **asdict(self)})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
@@ -156,12 +156,12 @@ class Report:
         return page(self, price_per_hour)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinity: written as a string that float() reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

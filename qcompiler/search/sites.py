@@ -21,6 +21,7 @@ from qcompiler import ir
 from qcompiler.errors import ModelError
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
+from qcompiler.report.record import finite
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search.points import measuring_points
 from qcompiler.search.refine import Refiner
@@ -89,7 +90,7 @@ class Sensitivity:
     sites: list[SiteRecord]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, **_finite(asdict(self))}
+        return {"format": FORMAT, **finite(asdict(self))}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
@@ -265,14 +266,3 @@ def _elements(graph: ir.Graph, names: Sequence[str], feed: Feed) -> dict[str, in
     with session(with_outputs(graph, wanted)) as model:
         found = {name: int(array.size) for name, array in zip(wanted, run(model, feed, wanted))} if wanted else {}
     return {**found, **{name: int(array.size) for name, array in feed.items()}}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: written as a string that float() reads back."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value

@@ -17,20 +17,12 @@ from native_models import (
     pack_pairs,
     random_int4_weights,
 )
-from native_sessions import isas_here
+from native_sessions import isas_here, session
 from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler import native
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native library")
-
-
-def session(model: bytes, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    native.register_custom_ops(options)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(model: bytes, a: np.ndarray, threads: int = 1) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_models import lookups_model, table_lookup_model
-from native_sessions import isas_here
+from native_sessions import isas_here, session
 from onnx import helper
 
 from qcompiler import native
@@ -23,14 +23,6 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="installed withou
 
 CODES = (np.uint8, np.int8)
 ENTRIES = (np.uint8, np.int8, np.float32)
-
-
-def session(model: bytes, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    native.register_custom_ops(options)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(params=isas_here())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_models import QuantizedProduct
-from native_sessions import isas_here
+from native_sessions import isas_here, session
 
 from qcompiler import native
 
@@ -16,14 +16,6 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="installed withou
 
 UNSIGNED = QuantizedProduct((0.02, 100), (1 / 256, 0), (0.015, 90))
 SIGNED = QuantizedProduct((0.02, -7), (1 / 256, -128), (0.015, 5), np.int8)
-
-
-def session(model: bytes, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    native.register_custom_ops(options)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(product: QuantizedProduct, x: np.ndarray, s: np.ndarray, operator: str = "TableLookup2") -> np.ndarray:
