@@ -51,3 +51,10 @@ std::uint64_t qcompiler_int4_runs(const char* isa) noexcept {
   }
   return 0;
 }
+
+std::uint64_t qcompiler_int8_runs(const char* isa) noexcept {
+  for (const qcompiler::Isa* known = qcompiler::isa_begin(); known != qcompiler::isa_end(); ++known) {
+    if (std::strcmp(known->name, isa) == 0) return qcompiler::int8_runs(*known);
+  }
+  return 0;
+}

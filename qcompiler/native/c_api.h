@@ -30,3 +30,5 @@ QCOMPILER_EXPORT int qcompiler_table_read(std::int64_t id, std::uint64_t slot, s
 QCOMPILER_EXPORT const char* qcompiler_isa() noexcept;
 // How many products with 4-bit weights have run with the instruction set of this name; 0 where it is unknown.
 QCOMPILER_EXPORT std::uint64_t qcompiler_int4_runs(const char* isa) noexcept;
+// The same with 8-bit weights.
+QCOMPILER_EXPORT std::uint64_t qcompiler_int8_runs(const char* isa) noexcept;

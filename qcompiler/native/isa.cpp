@@ -48,20 +48,21 @@ const LookupKernels& use() {
 
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, lookup_avx512},
-    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, use<lookup_avx2>},
-    {"avx2", has_avx2, observe_avx2, &int4_avx2, use<lookup_avx2>},
+    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, &int8_avx512vnni, lookup_avx512},
+    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, &int8_avxvnni, use<lookup_avx2>},
+    {"avx2", has_avx2, observe_avx2, &int4_avx2, &int8_avx2, use<lookup_avx2>},
 #elif defined(__aarch64__)
-    {"neondot", has_neondot, observe_neon, &int4_neondot, use<lookup_neon>},
-    {"neon", always, observe_neon, &int4_neon, use<lookup_neon>},
+    {"neondot", has_neondot, observe_neon, &int4_neondot, &int8_neondot, use<lookup_neon>},
+    {"neon", always, observe_neon, &int4_neon, &int8_neon, use<lookup_neon>},
 #endif
-    {"scalar", always, observe_scalar, &int4_scalar, use<lookup_scalar>},
+    {"scalar", always, observe_scalar, &int4_scalar, &int8_scalar, use<lookup_scalar>},
 };
 
 constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar"};
 
 std::atomic<const Isa*> g_in_use{nullptr};
 std::atomic<std::uint64_t> g_int4_runs[sizeof(kIsas) / sizeof(kIsas[0])];
+std::atomic<std::uint64_t> g_int8_runs[sizeof(kIsas) / sizeof(kIsas[0])];
 
 }  // namespace
 
@@ -96,6 +97,8 @@ const Isa& isa_in_use() {
 void use_isa(const Isa& isa) { g_in_use.store(&isa, std::memory_order_release); }
 
 void count_int4_run(const Isa& isa) { g_int4_runs[&isa - kIsas].fetch_add(1, std::memory_order_relaxed); }
+void count_int8_run(const Isa& isa) { g_int8_runs[&isa - kIsas].fetch_add(1, std::memory_order_relaxed); }
 std::uint64_t int4_runs(const Isa& isa) { return g_int4_runs[&isa - kIsas].load(std::memory_order_relaxed); }
+std::uint64_t int8_runs(const Isa& isa) { return g_int8_runs[&isa - kIsas].load(std::memory_order_relaxed); }
 
 }  // namespace qcompiler

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "int4.h"
+#include "int8.h"
 #include "lookup.h"
 #include "observe.h"
 
@@ -16,6 +17,7 @@ struct Isa {
   bool (*supported)();
   ObserveFunction observe;
   const Int4Kernels* int4;
+  const Int8Kernels* int8;
   const LookupKernels& (*lookup)();
 };
 
@@ -30,8 +32,10 @@ const Isa* select_isa(const char* wanted, std::string& error);
 const Isa& isa_in_use();
 void use_isa(const Isa& isa);
 
-// How many products with 4-bit weights this process has computed with an instruction set: the proof of what ran.
+// How many products with 4-bit, with 8-bit weights this process has computed with an instruction set: the proof of what ran.
 void count_int4_run(const Isa& isa);
+void count_int8_run(const Isa& isa);
 std::uint64_t int4_runs(const Isa& isa);
+std::uint64_t int8_runs(const Isa& isa);
 
 }  // namespace qcompiler

@@ -57,6 +57,11 @@ def int4_runs() -> dict[str, int]:
     return {name: int(load().qcompiler_int4_runs(name.encode())) for name in ISAS}
 
 
+def int8_runs() -> dict[str, int]:
+    """The same with 8-bit weights."""
+    return {name: int(load().qcompiler_int8_runs(name.encode())) for name in ISAS}
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library with the signatures of its C functions. Raises DependencyError when it is missing or unloadable."""
@@ -71,6 +76,8 @@ def load() -> ctypes.CDLL:
     library.qcompiler_isa.restype = ctypes.c_char_p
     library.qcompiler_int4_runs.argtypes = [ctypes.c_char_p]
     library.qcompiler_int4_runs.restype = ctypes.c_uint64
+    library.qcompiler_int8_runs.argtypes = [ctypes.c_char_p]
+    library.qcompiler_int8_runs.restype = ctypes.c_uint64
     table, slot = ctypes.c_int64, ctypes.c_uint64
     library.qcompiler_table_create.argtypes = [ctypes.c_uint64, ctypes.POINTER(table)]
     library.qcompiler_table_destroy.argtypes = [table]

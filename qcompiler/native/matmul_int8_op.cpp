@@ -1,0 +1,216 @@
+#include "matmul_int8_op.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "int8_weights.h"
+#include "isa.h"
+#include "ort_call.h"
+
+namespace qcompiler {
+namespace {
+
+constexpr const char* kName = "MatMulInt8";
+constexpr std::size_t kBiasInput = 3;
+
+// Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
+constexpr std::size_t kWorthThreads = std::size_t{1} << 20;
+constexpr std::size_t kWorthQuantizingInThreads = std::size_t{1} << 15;
+
+struct Free {
+  void operator()(std::uint8_t* memory) const { std::free(memory); }
+};
+
+std::unique_ptr<std::uint8_t, Free> aligned(std::size_t size) {
+  constexpr std::size_t kCacheLine = 64;
+  void* memory = std::aligned_alloc(kCacheLine, (size / kCacheLine + 1) * kCacheLine);
+  if (memory == nullptr) throw std::bad_alloc();
+  return std::unique_ptr<std::uint8_t, Free>(static_cast<std::uint8_t*>(memory));
+}
+
+class MatMulInt8Kernel {
+ public:
+  MatMulInt8Kernel(const ort::Api& api, const ort::KernelInfo* info)
+      : api_(api), isa_(isa_in_use()), kernels_(*isa_.int8), node_(describe_node(api, info, kName)),
+        weights_(read_weights(info)) {
+    const Tensor bias = constant_input(api, info, kBiasInput, bias_is_constant_);
+    if (bias_is_constant_) bias_ = read_bias(bias);
+  }
+
+  const ort::Api& api() const { return api_; }
+
+  void compute(ort::KernelContext* context) const {
+    const Int8Matrix& matrix = weights_.matrix();
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, 0, &value));
+    const Tensor a(api_, value);
+    if (a.shape.empty() || a.shape.back() != static_cast<std::int64_t>(matrix.depth)) {
+      refuse("A has the shape " + shape_text(a.shape) + ", whose last size is not K = " + std::to_string(matrix.depth));
+    }
+    std::vector<std::int64_t> shape = a.shape;
+    shape.back() = static_cast<std::int64_t>(matrix.columns);
+    ort::Value* output = nullptr;
+    check(api_.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
+    void* y = nullptr;
+    check(api_.GetTensorMutableData(output, &y));
+    if (a.count() == 0) return;
+
+    std::vector<float> given_bias;
+    if (!bias_is_constant_) given_bias = bias_of_this_run(context);
+    const std::vector<float>& bias = bias_is_constant_ ? bias_ : given_bias;
+    multiply(context, static_cast<const float*>(a.data), a.count() / matrix.depth, bias.empty() ? nullptr : bias.data(),
+             static_cast<float*>(y));
+    count_int8_run(isa_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& why) const { throw InvalidNode(node_ + ": " + why); }
+
+  Tensor constant(const ort::KernelInfo* info, std::size_t index, const char* name) const {
+    bool found = false;
+    const Tensor tensor = constant_input(api_, info, index, found);
+    if (!found) refuse(std::string(name) + " is not a constant of the model; make it an initializer");
+    return tensor;
+  }
+
+  Int8Weights read_weights(const ort::KernelInfo* info) const {
+    const Tensor weights = constant(info, 1, "B");
+    const Tensor scales = constant(info, 2, "scales");
+    if (weights.shape.size() != 2 || weights.count() == 0) {
+      refuse("B has the shape " + shape_text(weights.shape) + "; it must be [K, N], both at least 1");
+    }
+    const std::size_t depth = static_cast<std::size_t>(weights.shape[0]);
+    const std::size_t columns = static_cast<std::size_t>(weights.shape[1]);
+    if (depth > kInt8LargestDepth) {
+      refuse("K = " + std::to_string(depth) + " is more than " + std::to_string(kInt8LargestDepth) +
+             ", beyond which sums do not fit 32 bits; divide the product");
+    }
+    if (scales.count() != columns && scales.count() != 1) {
+      refuse("scales has the shape " + shape_text(scales.shape) + " where B makes it [" + std::to_string(columns) +
+             "], or one for all");
+    }
+    const float* given = static_cast<const float*>(scales.data);
+    std::vector<float> steps(columns, given[0]);
+    if (scales.count() == columns) std::copy_n(given, columns, steps.begin());
+    for (std::size_t column = 0; column < columns; ++column) {
+      if (!std::isfinite(steps[column])) {
+        refuse("the scale of column " + std::to_string(column) + " is not finite; the weights it was made from were not");
+      }
+    }
+    return Int8Weights(static_cast<const std::int8_t*>(weights.data), steps.data(), depth, columns);
+  }
+
+  // As long as the panels are, so that kernels need not look where it ends.
+  std::vector<float> read_bias(const Tensor& tensor) const {
+    const Int8Matrix& matrix = weights_.matrix();
+    if (tensor.count() != matrix.columns) {
+      refuse("bias has the shape " + shape_text(tensor.shape) + " where B makes it [" + std::to_string(matrix.columns) + "]");
+    }
+    std::vector<float> bias(matrix.panel_count() * kInt8Columns);
+    std::copy_n(static_cast<const float*>(tensor.data), matrix.columns, bias.data());
+    return bias;
+  }
+
+  std::vector<float> bias_of_this_run(ort::KernelContext* context) const {
+    std::size_t inputs = 0;
+    check(api_.KernelContext_GetInputCount(context, &inputs));
+    if (inputs <= kBiasInput) return {};
+    const ort::Value* value = nullptr;
+    check(api_.KernelContext_GetInput(context, kBiasInput, &value));
+    return value == nullptr ? std::vector<float>{} : read_bias(Tensor(api_, value));
+  }
+
+  void multiply(ort::KernelContext* context, const float* a, std::size_t rows, const float* bias, float* y) const {
+    const Int8Matrix& matrix = weights_.matrix();
+    const std::size_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
+    // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
+    const auto first_row = [&](std::size_t tile) { return tile * (rows / tiles) + std::min(tile, rows % tiles); };
+    const auto codes = aligned(rows * matrix.row_bytes());
+    std::vector<Int8Row> scales(rows);
+
+    const auto quantize = [&](std::size_t tile) {
+      for (std::size_t row = first_row(tile); row < first_row(tile + 1); ++row) {
+        scales[row] = kernels_.quantize_row(matrix, a + row * matrix.depth, codes.get() + row * matrix.row_bytes());
+      }
+    };
+    const auto multiply_tile = [&](std::size_t panel, std::size_t tile) {
+      const std::size_t first = first_row(tile), column = panel * kInt8Columns;
+      kernels_.multiply(matrix, matrix.panels + panel * matrix.panel_bytes(), codes.get() + first * matrix.row_bytes(),
+                        scales.data() + first, first_row(tile + 1) - first, bias == nullptr ? nullptr : bias + column,
+                        std::min(kInt8Columns, matrix.columns - column), y + first * matrix.columns + column,
+                        matrix.columns);
+    };
+
+    // A panel stays in the second-level cache while tile after tile of rows is multiplied with it. Where panels are too
+    // few for the threads, the rows are divided too.
+    constexpr std::size_t kEnough = 32;
+    const std::size_t panels = matrix.panel_count();
+    const std::size_t parts = std::min(tiles, panels >= kEnough ? 1 : (kEnough + panels - 1) / panels);
+    const auto multiply_part = [&](std::size_t unit) {
+      const std::size_t panel = unit / parts, part = unit % parts;
+      for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
+    };
+
+    for_each(context, tiles, rows * matrix.depth >= kWorthQuantizingInThreads, quantize);
+    for_each(context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
+  }
+
+  template <typename Function>
+  void for_each(ort::KernelContext* context, std::size_t total, bool in_threads, const Function& function) const {
+    if (in_threads && total > 1) {
+      parallel_for(api_, context, total, function);
+    } else {
+      for (std::size_t i = 0; i < total; ++i) function(i);
+    }
+  }
+
+  const ort::Api& api_;
+  const Isa& isa_;
+  const Int8Kernels& kernels_;
+  std::string node_;
+  Int8Weights weights_;
+  bool bias_is_constant_ = false;
+  std::vector<float> bias_;
+};
+
+ort::CustomOp make() {
+  ort::CustomOp op{};
+  op.version = ort::kApiVersion;
+  op.GetName = [](const ort::CustomOp*) { return kName; };
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kBiasInput + 1; };
+  op.GetInputType = [](const ort::CustomOp*, std::size_t index) { return index == 1 ? ort::kInt8 : ort::kFloat; };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t index) {
+    return index == kBiasInput ? ort::kOptional : ort::kRequired;
+  };
+  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
+  op.GetOutputType = [](const ort::CustomOp*, std::size_t) { return ort::kFloat; };
+  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
+  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
+  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(*api, [&] { *kernel = new MatMulInt8Kernel(*api, info); });
+  };
+  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
+    const auto& self = *static_cast<const MatMulInt8Kernel*>(kernel);
+    return guarded(self.api(), [&] { self.compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<MatMulInt8Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+
+const std::vector<const ort::CustomOp*>& matmul_int8_ops() {
+  static const ort::CustomOp op = make();
+  static const std::vector<const ort::CustomOp*> pointers = {&op};
+  return pointers;
+}
+
+}  // namespace qcompiler
