@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import TensorProto
 
-from qcompiler import ir, numerics
+from qcompiler import ir
 from qcompiler.errors import PassError
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
-from qcompiler.plan import Site, TensorQuant
+from qcompiler.plan import Plan, Site, TensorQuant
 
 OLDEST_OPSET = 11
 """DynamicQuantizeLinear is that old."""
@@ -40,7 +40,7 @@ class LowerDynamic(Pass):
         dynamic = sorted(site for site, quant in ctx.plan.sites.items() if quant.origin == "dynamic")
         if dynamic and graph.opset < OLDEST_OPSET:
             raise PassError(f"needs opset {OLDEST_OPSET}, the model has {graph.opset}", where=graph.name)
-        writer = _Writer(graph)
+        writer = _Writer(graph, ctx.plan)
         weights = {site.node: (site, quant) for site, quant in ctx.plan.sites.items() if quant.origin != "dynamic"}
         for site in dynamic:
             if site.node not in writer.nodes or site.node not in weights or site.index != 0:
@@ -54,8 +54,8 @@ class LowerDynamic(Pass):
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, plan: Plan) -> None:
+        self.graph, self.plan = graph, plan
         self.namer = ir.Namer(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         self.home = {node: inner for inner, node in ir.all_nodes(graph)}
@@ -113,7 +113,7 @@ class _Writer:
                 raise PassError(
                     "has no symmetric scale", where=f"tensor '{tensor.name}'", fix="run solve before lower-dynamic"
                 )
-            codes = numerics.quantize(tensor.values, quant.scale, quant.zero_point, quant.scheme)
+            codes = self.plan.codes(tensor.name, tensor.values, quant).astype(quant.scheme.dtype)
             codes = np.ascontiguousarray(codes.T) if transposed else codes
             codes.flags.writeable = False
             self.stored[key] = [
