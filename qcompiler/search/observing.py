@@ -25,13 +25,17 @@ USUAL = "mse"
 WIDTHS = {"minmax": 0, "percentile": 1, "mse": 2, "entropy": 3}
 """The observers from the widest ranges to the narrowest."""
 SURE = 2.0
-"""Standard errors, over the samples, that a difference must come to: one sample alone can make one of them."""
+"""Standard errors, over the samples, that a difference must come to: one sample alone can make one of them. Of the
+noise, or of its decibels: where a few samples hold most of the noise, only these tell what the others hold."""
 NARROWER = 1.0
 """Decibels that a narrower range must gain: what it cuts off other samples is not seen on these."""
 SAMPLES, MORE_SAMPLES = 16, 64
 """Measured on first, and where that leaves the question open."""
 OPEN = 0.3
-"""Decibels that an observer is better by, though not surely, for the question to be open."""
+"""Decibels that an observer is better by, over all samples or for most of them, though not surely, for the question to
+be open."""
+TINY = 1e-30
+"""Noise that is none, for its decibels."""
 
 
 def best_observer(graph: ir.Graph, plans: Mapping[str, Plan], feeds: Sequence[Feed]) -> str:
@@ -43,10 +47,10 @@ def best_observer(graph: ir.Graph, plans: Mapping[str, Plan], feeds: Sequence[Fe
         return USUAL
     noise = noise_by_sample(graph, plans, points, spaced(feeds, SAMPLES))
     best = chosen(noise)
-    other = min(noise, key=lambda name: float(noise[name].sum()))
-    if len(feeds) > SAMPLES and is_less(noise[other], noise[best], OPEN):
-        both = {name: plans[name] for name in (best, other)}
-        best = chosen(noise_by_sample(graph, both, points, spaced(feeds, MORE_SAMPLES)), best)
+    others = [name for name in noise if name != best and is_open(noise[best], noise[name])]
+    if len(feeds) > SAMPLES and others:
+        left = {name: plans[name] for name in (best, *others)}
+        best = chosen(noise_by_sample(graph, left, points, spaced(feeds, MORE_SAMPLES)), best)
     return best
 
 
@@ -81,12 +85,27 @@ def chosen(noise: Mapping[str, np.ndarray], usual: str = USUAL) -> str:
     """The observer with surely less noise, by sample, than the usual one and those that are wider."""
     best = usual
     for name in sorted(noise, key=WIDTHS.__getitem__):
-        gain = noise[best] - noise[name]
-        error = gain.std(ddof=1) / math.sqrt(gain.size) if gain.size > 1 else math.inf
         margin = NARROWER if WIDTHS[name] > WIDTHS[best] else 0.0
-        if gain.mean() > SURE * error and is_less(noise[name], noise[best], margin):
+        surely = is_sure(noise[best] - noise[name]) or is_sure(decibels_less(noise[best], noise[name]))
+        if surely and is_less(noise[name], noise[best], margin):
             best = name
     return best
+
+
+def is_sure(gain: np.ndarray) -> bool:
+    """Whether the mean over the samples is too large for chance."""
+    error = gain.std(ddof=1) / math.sqrt(gain.size) if gain.size > 1 else math.inf
+    return bool(gain.mean() > SURE * error)
+
+
+def is_open(noise: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the other may have less of it."""
+    return is_less(other, noise, OPEN) or bool(decibels_less(noise, other).mean() > OPEN)
+
+
+def decibels_less(noise: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """By how much the other is less, in each sample."""
+    return 10.0 * np.log10((noise + TINY) / (other + TINY))
 
 
 def is_less(noise: np.ndarray, other: np.ndarray, decibels: float) -> bool:

@@ -41,6 +41,17 @@ def test_one_sample_decides_nothing() -> None:
     assert chosen(noise) == "minmax"
 
 
+def test_nearly_all_samples_decide() -> None:
+    """Where one sample holds most of the noise, the noise of all tells of that one alone."""
+    noise = {name: of_samples(30) for name in ("minmax", "percentile", "mse", "entropy")}
+    noise["percentile"] /= 3
+    for observed in noise.values():
+        observed[3] *= 1000
+    assert chosen(noise) == "percentile"
+    noise["percentile"][3] *= 4
+    assert chosen(noise) == "mse"
+
+
 def spiked(heard: float) -> tuple[ir.Graph, list[dict[str, np.ndarray]]]:
     """A product of rows that hold a few values far beyond the others, of which ``heard`` reaches the output."""
     random = np.random.default_rng(0)
