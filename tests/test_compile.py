@@ -103,7 +103,7 @@ def test_an_observer_of_one_tensor() -> None:
     recipe = {"observers": {"x": "minmax"}}
 
     def reach(recipe: dict[str, object]) -> float:
-        options = replace(UNTIMED, passes=("-smooth-matmul",))
+        options = replace(UNTIMED, passes=("-smooth-matmul",), improve="none")  # which would try other ranges
         plan = qcompiler.compile(source, feeds, recipe=recipe, options=options).plan
         assert plan is not None
         (quant,) = set(plan.tensors()["x"].values())
@@ -112,6 +112,17 @@ def test_an_observer_of_one_tensor() -> None:
 
     assert reach({"observer": "mse"}) < 10.0
     assert reach(recipe) == pytest.approx(12.0, rel=0.01)
+
+
+def test_without_a_clock_what_costs_no_time_is_still_improved() -> None:
+    source = program("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", {"w": TWO["w"]})
+    feeds = samples(64, 64, count=64)
+    feeds[1]["x"][0, 0] = 60.0  # the extremes leave next to nothing for what reaches to 5
+    options = replace(UNTIMED, passes=("-smooth-matmul",), observer="minmax")
+    improved, plain = (qcompiler.compile(source, feeds, options=replace(options, improve=e)) for e in ("fast", "none"))
+    assert improved.report.sqnr > plain.report.sqnr + 0.5
+    assert any("other ranges" in text for text in improved.report.decisions)
+    assert improved.plan is not None and not improved.plan.kept
 
 
 # --- dynamic ---

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from qcompiler.calibrate.observers import histogram
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
-from qcompiler.search.cost import cost_of
+from qcompiler.search.cost import Cost, cost_of
 from qcompiler.search.mixture import FLOAT, Mixture, mixture, owners
 from qcompiler.search.points import before_softmax, measuring_points
 from qcompiler.search.sensitivity import Switchboard, contributions
@@ -57,7 +58,8 @@ class Effort:
     sensitivity, and as much on other ranges, large models being measured less finely; ``fidelity_seconds``: float runs
     of this much time are what each plan is judged on; ``samples``, ``range_samples`` and ``rounding_samples`` that
     sensitivity and ranges are measured on and weights rounded for; ``whole_front``: whether all mixtures that are
-    looked for are built."""
+    looked for are built. Where no clock is to be asked, ``untimed_runs`` take the place of ``seconds``, and
+    ``untimed_samples`` that of ``fidelity_seconds``."""
 
     built: int
     seconds: float = 3.0
@@ -66,12 +68,16 @@ class Effort:
     range_samples: int = 3
     rounding_samples: int = ROUNDING_SAMPLES
     whole_front: bool = False
+    untimed_runs: int = 300
+    untimed_samples: int = 64
 
 
 EFFORTS = {
     "none": Effort(0),
     "fast": Effort(4),
-    "full": Effort(POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True),
+    "full": Effort(
+        POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=1500
+    ),
 }
 
 
@@ -223,7 +229,8 @@ class Option:
 class Improver:
     """Finds better ranges, and the operators to leave in float.
 
-    ``plan`` is solved. ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``allowed``:
+    ``plan`` is solved. ``profiles``: of the float graph and of the plan's, None where no clock is to be asked: then
+    there are no mixtures. ``place``: a plan's ``kept`` nodes to the plan that respects them, unsolved. ``allowed``:
     seconds of a run that may be spent for the sake of the floor.
     """
 
@@ -233,7 +240,7 @@ class Improver:
         plan: Plan,
         statistics: Statistics,
         feeds: Sequence[Feed],
-        profiles: tuple[Profile, Profile],
+        profiles: tuple[Profile, Profile] | None,
         target: Target,
         place: Callable[[Plan], Plan],
         allowed: float,
@@ -241,15 +248,22 @@ class Improver:
     ) -> None:
         self.graph, self.plan, self.statistics, self.feeds = graph, plan, statistics, feeds
         self.target, self.place, self.allowed = target, place, allowed
-        self.effort = effort
-        self.runs = max(1, int(effort.seconds / (SWITCHED * profiles[0].total)))
-        self.cost = cost_of(graph, plan, *profiles, statistics)
+        self.effort, self.profiles = effort, profiles
+        self.runs = effort.untimed_runs
+        if profiles is not None:
+            self.runs = max(1, int(effort.seconds / (SWITCHED * profiles[0].total)))
         self.points = before_softmax(graph, measuring_points(graph))
         self.groups = groups_of(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items()}
         trials = [{name: quants[name] for name in group} for group in self.groups]
         parts = contributions(graph, plan, trials, list(self.points), spaced(feeds, effort.samples), self.runs)
         self.activations = spread_over(self.groups, [together(part, self.points) for part in parts])
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What placements cost in time."""
+        assert self.profiles is not None
+        return cost_of(self.graph, self.plan, *self.profiles, self.statistics)
 
     def with_better_ranges(self) -> Plan:
         """The plan with ranges that measurably make less noise, where there are such; unchanged otherwise."""

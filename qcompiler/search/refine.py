@@ -102,6 +102,8 @@ class Refiner:
     def feeds(self) -> list[Feed]:
         """The samples that fidelity is judged on while plans are compared."""
         feeds = self.compilation.feeds()
+        if not self.compilation.options.timing:
+            return improve.spaced(feeds, self.effort.untimed_samples)
         return improve.spaced(feeds, self.affordable(self.effort.fidelity_seconds, 4, len(feeds)))
 
     def refined(self) -> Candidate:
@@ -112,10 +114,12 @@ class Refiner:
         candidate = self.fused(candidate)
         # Weights alone are in few bits for their size: what that costs in time is told, and not taken back.
         weights_alone = self.compilation.kind.quantize == "weights"
-        if self.compilation.options.timing and self.compilation.feeds() and not weights_alone:
-            candidate = self.no_slower(candidate)
+        if self.compilation.feeds() and not weights_alone:
+            timing = self.compilation.options.timing
+            if timing:
+                candidate = self.no_slower(candidate)
             if self.effort.built and self.compilation.options.goal is None:
-                candidate = self.faithful(candidate)
+                candidate = self.faithful(candidate) if timing else self.freely_improved(candidate)
         return candidate
 
     def fused(self, candidate: Candidate) -> Candidate:
@@ -155,6 +159,11 @@ class Refiner:
                 index = next((other for other in range(len(options)) if other not in tried), len(options))
         return best
 
+    def freely_improved(self, candidate: Candidate) -> Candidate:
+        """The candidate with what costs no time and makes it more faithful; no clock is asked."""
+        study = self.studied(candidate, improve.ENOUGH)
+        return candidate if study is None else study.candidate
+
     def left(self, candidate: Candidate, option: improve.Option) -> tuple[Candidate, float, float]:
         """The candidate with what the option leaves in float, its fidelity in dB, and how much faster it is."""
         reason = "rounding it costs too much fidelity"
@@ -173,8 +182,10 @@ class Refiner:
         before = self.decibels(candidate)
         if min(before) >= enough:
             return None
-        with session(compilation.source) as source, session(candidate.graph) as own:
-            gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
+        gained = 1.0
+        if compilation.options.timing:
+            with session(compilation.source) as source, session(candidate.graph) as own:
+                gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
         if plan.rounding:
             nearest = self.built(replace(plan, rounding={}))
             decibels = self.decibels(nearest)
@@ -182,16 +193,18 @@ class Refiner:
                 reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} rounded on samples"
                 plan = replace(plan, rounding={}).deciding(sorted(plan.rounding), "rounded to nearest", reason)
                 candidate, before = replace(nearest, plan=plan), decibels
-        coded = self.profile(candidate.graph)
+        profiles = None
+        if compilation.options.timing:
+            profiles = self.profile(compilation.graph), self.profile(candidate.graph)
         improver = improve.Improver(
             compilation.graph,
             plan,
             self.ctx.statistics,
             feeds,
-            (self.profile(compilation.graph), coded),
+            profiles,
             compilation.target,
             self.unsolved,
-            improve.SHARE_OF_FLOAT * coded.total * gained,
+            improve.SHARE_OF_FLOAT * profiles[1].total * gained if profiles is not None else 0.0,
             self.effort,
         )
         ranged = improver.with_better_ranges()

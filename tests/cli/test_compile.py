@@ -118,8 +118,9 @@ def test_edited_plan(folder: Path) -> None:
 def test_statistics_then_compile(folder: Path) -> None:
     done = invoke("calibrate", "conv.onnx", "-o", "s.npz", "--data", "conv.npz")
     assert done.code == 0 and "over 12 samples" in done.out
-    assert invoke("compile", "conv.onnx", "-o", "a.onnx", "--stats", "s.npz", "--no-timing").code == 0
-    assert invoke("compile", "conv.onnx", "-o", "b.onnx", "--data", "conv.npz", "--no-timing").code == 0
+    common = ("compile", "conv.onnx", "--data", "conv.npz", "--no-timing")
+    assert invoke(*common, "-o", "a.onnx", "--stats", "s.npz").code == 0
+    assert invoke(*common, "-o", "b.onnx").code == 0
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
     invoke("compile", "matmul.onnx", "-o", "c.onnx", "--stats", "s.npz").fails(1)
 
