@@ -50,6 +50,12 @@ def input_channels(node: ir.Node, values: np.ndarray) -> int:
     return int(values.shape[-1 if _output_axis(node) == 0 else -2])
 
 
+def product_over_inputs(node: ir.Node, values: np.ndarray) -> np.ndarray:
+    """Of a Conv, Gemm or MatMul with a weight of these values: what it makes of ones, for each output channel."""
+    summed = tuple(range(1, values.ndim)) if node.op == "Conv" else (1 - _output_axis(node) % values.ndim,)
+    return np.asarray(np.sum(values, axis=summed, dtype=np.float64), np.float32)
+
+
 def output_rank(node: ir.Node, values: np.ndarray, known: int | None) -> int | None:
     """The rank of the output: by the weight where that decides it, else the one that is known."""
     return known if node.op == "MatMul" else 2 if node.op == "Gemm" else values.ndim

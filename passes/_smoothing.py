@@ -8,6 +8,7 @@ import numpy as np
 
 from qcompiler.calibrate import Rows
 from qcompiler.errors import PassError
+from qcompiler.plan import Plan
 
 STRENGTHS = (0.0, 0.35, 0.5, 0.6, 0.7, 0.85)
 APART = (0, 1, 2, 4, 8, 16, 32)
@@ -111,6 +112,11 @@ def _rounded_columns(weight: np.ndarray) -> np.ndarray:
     """Rounded to 8 bits with one scale a column."""
     step = np.maximum(np.abs(weight).max(axis=0), 1e-30) / np.float32(127.0)
     return np.rint(weight / step) * step
+
+
+def around_zero(plan: Plan, name: str) -> bool:
+    """Whether the tensor's codes lie around zero, half of them below it."""
+    return any(site.tensor == name and quant.scheme.symmetric for site, quant in plan.sites.items())
 
 
 def check_length(factor: np.ndarray, channels: int, name: str) -> None:

@@ -14,6 +14,7 @@ from qcompiler import ir
 from qcompiler.errors import PassError
 from qcompiler.passes._elementwise import Function, function_of
 from qcompiler.passes.fold_scale_into_dequantize import scaled
+from qcompiler.passes.spell_zero_points import takes_zero_point
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.saturation import clip_bounds, guaranteed
@@ -42,6 +43,8 @@ class Place(Pass):
     9. With our own operators, what elementwise operators compute of one tensor in codes is looked up (``fuse-tables``):
        nothing inside is rounded, each result is where something wants it in codes, and is read as it is elsewhere. A
        product with a positive scalar constant stays case 5.
+    10. Where the target has no zero points but a pass that spells them, a tensor has one if all its readers in codes,
+        and those of tensors tied to it, can take back what it stands for.
     """
 
     name: ClassVar[str] = "place"
@@ -73,6 +76,7 @@ class _Placement:
         self.kept = set(kept)
         self.outputs = ir.output_tensors(graph)
         self.nodes = [node for _, node in ir.all_nodes(graph)]
+        self.outermost = graph.nodes
         self.chosen: dict[ir.Node, Operator] = {}
         self.in_codes: set[ir.Tensor] = set()
         """Tensors that exist only in 8 bits: all their consumers read them through one Q."""
@@ -229,12 +233,14 @@ class _Placement:
         return False
 
     def sites(self) -> Iterator[tuple[Site, TensorQuant]]:
-        activation = TensorQuant(self.target.activation)
+        plain = TensorQuant(self.target.activation)
+        shifted = TensorQuant(replace(self.target.activation, symmetric=False))
+        quants = dict.fromkeys(self.shiftable(), shifted)
         for node, entry in self.chosen.items():
             for index in self.read(node, entry) if self.activations else ():
                 tensor = node.inputs[index]
                 if tensor in self.in_codes or not self.readable(tensor):
-                    yield Site(tensor.name, node.name, index), activation
+                    yield Site(tensor.name, node.name, index), quants.get(tensor.name, plain)
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
@@ -250,9 +256,28 @@ class _Placement:
             for node in dict.fromkeys(tensor.outputs):
                 for index, read in enumerate(node.inputs):
                     if read is tensor:
-                        yield Site(tensor.name, node.name, index), activation
+                        yield Site(tensor.name, node.name, index), quants.get(tensor.name, plain)
             if tensor in self.outputs:
-                yield Site(tensor.name, ""), activation
+                yield Site(tensor.name, ""), plain
+
+    def shiftable(self) -> set[str]:
+        """Names of the tensors that may have a zero point though the target has none: all that reads them in codes can
+        take back what is subtracted before they are rounded (case 10)."""
+        scheme = self.target.activation
+        if not (self.target.spells_zero_points and scheme.symmetric and scheme.spaced_evenly):
+            return set()
+        groups: nx.Graph = nx.Graph()
+        refused: set[str] = {tensor.name for tensor in self.outputs}
+        outermost = set(self.outermost)
+        for node, entry in self.chosen.items():
+            for index in self.read(node, entry):
+                name = node.inputs[index].name
+                groups.add_node(name)
+                if node not in outermost or not takes_zero_point(node, index):
+                    refused.add(name)
+        for tie in self.ties():
+            nx.add_path(groups, tie)
+        return {name for group in nx.connected_components(groups) if not group & refused for name in group}
 
     def ties(self) -> tuple[frozenset[str], ...]:
         groups: nx.Graph = nx.Graph()

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._smoothing import EXACT_ENOUGH, best_factor, check_length, even_factor, inverse
+from qcompiler.passes._smoothing import EXACT_ENOUGH, around_zero, best_factor, check_length, even_factor, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -48,12 +48,12 @@ class SmoothConv(RowsPass):
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             tensor, readers = places[name]
-            symmetric = ctx.target is not None and ctx.target.activation.symmetric
+            symmetric = around_zero(plan, name)
             if is_depthwise(readers[0]):
                 factor, gain, noise = even_factor(rows, symmetric=symmetric)
             else:
                 taps = np.concatenate([taps_of(node) for node in readers], axis=1)
-                factor, gain, noise = best_factor(rows, taps, (0,), by_row=False)
+                factor, gain, noise = best_factor(rows, taps, (0,), by_row=False, symmetric=symmetric)
             free = equalizable(tensor) is not None
             if gain >= (self.least_gain if free else self.least_gain_of_a_product) and (free or noise > EXACT_ENOUGH):
                 factors[name] = factor

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._smoothing import APART, best_factor, check_length, inverse
+from qcompiler.passes._smoothing import APART, around_zero, best_factor, check_length, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -50,7 +50,7 @@ class SmoothMatMul(RowsPass):
         factors, diagnostics = {n: f for n, f in plan.smoothing.items() if n in places}, []
         for name, rows in (ctx.rows or {}).items():
             weight = np.concatenate([node.inputs[1].values for node in places[name][1]], axis=1)
-            symmetric = ctx.target is not None and ctx.target.activation.symmetric
+            symmetric = around_zero(plan, name)
             counts = [count for count in APART if count <= self.most_apart]
             factor, gain, _ = best_factor(rows, weight, counts, by_row=True, symmetric=symmetric)
             if gain >= self.least_gain:

@@ -61,7 +61,8 @@ class Solve(Pass):
                         observer = chosen[0] if chosen else self.observer
                         ranges[group] = range_of(observer, members, ctx.statistics, quant.scheme, returned)
                 chosen_by = "user" if group & ctx.observers.keys() else "calibration"
-                sites[site] = _covering(quant, *ranges[group], chosen_by)
+                spelled = ctx.target is not None and ctx.target.spells_zero_points
+                sites[site] = _covering(quant, *ranges[group], chosen_by, spelled)
         align(graph, plan, sites)
         nodes = {node.name: node for _, node in ir.all_nodes(graph)}
         for site, quant in sites.items():
@@ -113,10 +114,18 @@ def _weight_numbers(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.
     return numerics.scale_and_zero_point(*numerics.weight_range(values, scheme), scheme)
 
 
-def _covering(quant: TensorQuant, low: float, high: float, origin: str) -> TensorQuant:
+LEAST_SAVED = 0.9
+"""Step with a zero point, of that around zero, for the arithmetic that spells it to be worth it."""
+
+
+def _covering(quant: TensorQuant, low: float, high: float, origin: str, spelled: bool = False) -> TensorQuant:
     if quant.scheme.scaled_twice:  # the scales of its blocks are found in each run
         return quant.solved(np.asarray(microscaling.tensor_scale(max(-low, high))), np.zeros((), np.int64), origin)
     scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quant.scheme)
+    if spelled and not quant.scheme.symmetric:
+        around = numerics.scale_and_zero_point(np.float64(low), np.float64(high), replace(quant.scheme, symmetric=True))
+        if scale > LEAST_SAVED * around[0]:
+            return quant.solved(*around, origin)
     if low >= 0.0 and quant.scheme.code_range[1] * float(scale) > high > 0.0:
         # A runtime drops a Clip only if no code stands for more than its upper bound: float32 must not round up.
         scale = np.nextafter(scale, np.float32(0.0))

@@ -206,6 +206,11 @@ class Target:
         return replace(self, weight=replace(weight, granularity=granularity))
 
     @property
+    def spells_zero_points(self) -> bool:
+        """Whether zero points, which it does not have itself, are written as arithmetic."""
+        return "spell-zero-points" in self.pipeline.get("lower", ())
+
+    @property
     def weights_alone(self) -> bool:
         """Whether the chosen precision quantizes weights and nothing else."""
         return self.kind is not None and self.kind.quantize == "weights"

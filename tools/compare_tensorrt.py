@@ -107,9 +107,11 @@ def compare(name: str, folder: Path, options: argparse.Namespace, say: Any) -> l
                 jobs.append((label + suffix, command, out))
     for label, command, out in jobs:
         say(f"{name}: {label}")
-        out.unlink(missing_ok=True)
-        outcome = attempt(command, out, options.timeout, options.memory_limit)
-        made = [{"error": outcome.error}] if outcome.error else engines(source, out, held, gpus)
+        error = None
+        if not (options.go_on and out.exists()):
+            out.unlink(missing_ok=True)
+            error = attempt(command, out, options.timeout, options.memory_limit).error
+        made = [{"error": error}] if error else engines(source, out, held, gpus)
         rows += [row for found in made for row in rows_of(name, label, found)]
     return rows
 
@@ -140,6 +142,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="for one quantizing run")
     parser.add_argument("--memory-limit", type=float, default=16, metavar="GB", help="for one quantizing run")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the quantized models there")
+    go_on = "take quantized models that --keep left there as they are: of the same samples and versions"
+    parser.add_argument("--go-on", action="store_true", help=go_on)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything found there")
     options = parser.parse_args()
     progress, rows = Console(stderr=True), []

@@ -35,7 +35,7 @@ def test_inputs_are_quantized_outputs_and_biases_are_not() -> None:
     plan = placed(graph)
     assert uses(plan) == {"x": ["Conv_0:0"], "w": ["Conv_0:1"]}
     schemes = {site.tensor: quant.scheme for site, quant in plan.sites.items()}
-    assert schemes["x"].symmetric and schemes["x"].dtype == "int8" and schemes["x"].granularity == PerTensor()
+    assert schemes["x"].dtype == "int8" and schemes["x"].granularity == PerTensor()
     assert schemes["w"].granularity == PerAxis(0)
 
 
@@ -130,3 +130,31 @@ def test_int4_blocks_must_fit() -> None:
 def test_weights_alone_leave_attention_alone() -> None:
     plan = placed(program(ATTENTION, MASK), "int4")
     assert plan.sites == {} and plan.intended == frozenset()
+
+
+def around_zero(text: str, precision: str = "int8", **shapes: tuple[int, ...]) -> dict[str, bool]:
+    """Whether each computed tensor that is read in codes has them around zero."""
+    plan = placed(program(text, {**CONV, **weights(**shapes)}), precision)
+    return {site.tensor: quant.scheme.symmetric for site, quant in plan.sites.items() if site.index == 0}
+
+
+def test_what_products_with_constants_read_may_have_a_zero_point() -> None:
+    text = "(float[1,3,8,8] x) => (float y) { c = Conv(x, w, b) r = Relu(c) d = Conv(r, v) y = Tanh(d) }"
+    assert around_zero(text) == {"x": False, "r": False}
+    assert around_zero(text, "fp8") == {"x": True, "r": True}
+
+
+def test_what_one_reader_cannot_take_back_has_none() -> None:
+    text = """(float[1,3,8,8] x) => (float y) {
+        c = Conv<auto_pad = "SAME_UPPER">(x, w, b) r = Relu(c) d = Conv(r, v) y = Tanh(d) }"""
+    assert around_zero(text) == {"x": True, "r": False}
+    text = """(float[1,8,8,8] x) => (float y) {
+        r = Relu(x) c = Conv(r, v) u = ConvTranspose(r, v) s = Add(c, u) y = Tanh(s) }"""
+    assert around_zero(text)["r"]
+
+
+def test_what_is_tied_to_it_has_none_either() -> None:
+    text = """(float[1,8,8,8] x) => (float y) { a = Conv(x, v) r = Relu(a) m = MaxPool<kernel_shape = [1, 1]>(r)
+        c = OP(m, v) y = Tanh(c) }"""
+    assert around_zero(text.replace("OP", "Conv")) == {"x": False, "r": False, "m": False}
+    assert around_zero(text.replace("OP", "ConvTranspose")) == {"x": False, "r": True, "m": True}

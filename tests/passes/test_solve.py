@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pass_helpers import program
@@ -7,10 +9,12 @@ from planned import TARGET, lowered, numbers, observed, placed, quant_of, solved
 
 from qcompiler import ir, numerics, runtime
 from qcompiler.errors import PassError
+from qcompiler.passes.place import Place
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
+from qcompiler.target import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
 MATMUL = weights(w=(32, 8), b=(8,))
@@ -141,3 +145,17 @@ def test_refusals() -> None:
     nothing = observed(graph, Plan(), [{"x": spread(-1, 1, 2, 32)}])
     with pytest.raises(PassError, match="the statistics do not cover 'x'; calibrate this model again"):
         Pipeline([Solve()]).run(graph, PassContext(TARGET, plan, nothing))
+
+
+@pytest.mark.parametrize("low, high, zero", [(0.0, 3.0, -128), (-1.0, 3.0, -64), (-2.9, 3.0, 0), (-3.0, 0.0, 127)])
+def test_a_zero_point_that_must_be_spelled_is_there_where_it_saves_a_tenth(low: float, high: float, zero: int) -> None:
+    graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", weights(w=(32, 16)))
+    context = PassContext(load_target("tensorrt").at("int8"), Plan())
+    plan = Pipeline([Place()]).run(graph, context).plan
+    assert plan is not None
+    statistics = observed(graph, plan, [{"x": spread(low, high, 2, 32)}])
+    found = Pipeline([Solve("minmax")]).run(graph, replace(context, plan=plan, statistics=statistics)).plan
+    assert found is not None
+    scale, zero_point = numbers(quant_of(found, "x"))
+    assert zero_point == zero
+    assert scale == np.float32((high - low) / 255 if zero else high / 127)
