@@ -273,11 +273,18 @@ class _Placement:
             for index in self.read(node, entry):
                 name = node.inputs[index].name
                 groups.add_node(name)
-                if node not in outermost or not takes_zero_point(node, index):
+                if node not in outermost or not takes_zero_point(node, index) or self.attended(node.inputs[index]):
                     refused.add(name)
         for tie in self.ties():
             nx.add_path(groups, tie)
         return {name for group in nx.connected_components(groups) if not group & refused for name in group}
+
+    def attended(self, tensor: ir.Tensor) -> bool:
+        """Whether it is an attention's result: that is one kernel with its Q, if nothing is subtracted in between."""
+        node = ir.producer(tensor)
+        while node is not None and node.op in ("Reshape", "Transpose"):
+            node = ir.producer(node.inputs[0])
+        return node is not None and node in self.chosen and self.chosen[node].attention
 
     def ties(self) -> tuple[frozenset[str], ...]:
         groups: nx.Graph = nx.Graph()

@@ -158,3 +158,10 @@ def test_what_is_tied_to_it_has_none_either() -> None:
         c = OP(m, v) y = Tanh(c) }"""
     assert around_zero(text.replace("OP", "Conv")) == {"x": False, "r": False, "m": False}
     assert around_zero(text.replace("OP", "ConvTranspose")) == {"x": False, "r": True, "m": True}
+
+
+def test_an_attentions_result_has_none() -> None:
+    text = ATTENTION.replace("y) {", "z) {").rstrip()[:-1] + " r = Reshape(y, merged) z = MatMul(r, o) }"
+    shapes = {"merged": np.array([0, -1, 64], np.int64), **weights(o=(64, 64))}
+    plan = placed(program(text, {**MASK, **shapes}))
+    assert {site.tensor for site, quant in plan.sites.items() if quant.scheme.symmetric} >= {"r", "p", "v"}
