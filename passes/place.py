@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,8 +18,12 @@ from qcompiler.passes.spell_zero_points import takes_zero_point
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.saturation import clip_bounds, guaranteed
-from qcompiler.scheme import PerAxis, PerBlock, PerTensor
-from qcompiler.target import Operator, Target, is_float
+from qcompiler.scheme import PerAxis, PerBlock, PerTensor, Scheme
+from qcompiler.target import OPS, Operator, Target, is_float
+
+
+BY_ROW = Scheme("uint8", symmetric=False)
+"""Of activations that are quantized as they come."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Place(Pass):
     9. With our own operators, what elementwise operators compute of one tensor in codes is looked up (``fuse-tables``):
        nothing inside is rounded, each result is where something wants it in codes, and is read as it is elsewhere. A
        product with a positive scalar constant stays case 5.
-    10. Where the target has no zero points but a pass that spells them, a tensor has one if all its readers in codes,
+    10. With our own operators, what the plan has as ``dynamic`` reads its activation in codes that are made as it runs,
+        each row by itself (``fuse-int8``), unless that is there in codes anyway. The result and the bias stay in float.
+    11. Where the target has no zero points but a pass that spells them, a tensor has one if all its readers in codes,
         and those of tensors tied to it, can take back what it stands for.
     """
 
@@ -55,7 +61,7 @@ class Place(Pass):
         if ctx.target is None:
             raise PassError("needs a target", where=graph.name)
         old = ctx.plan or Plan()
-        found = _Placement(graph, ctx.target, self.precision, old.kept)
+        found = _Placement(graph, ctx.target, self.precision, old)
         found.choose()
         plan = replace(
             old,
@@ -69,11 +75,12 @@ class Place(Pass):
 
 
 class _Placement:
-    def __init__(self, graph: ir.Graph, target: Target, precision: str, kept: Iterable[str]) -> None:
+    def __init__(self, graph: ir.Graph, target: Target, precision: str, plan: Plan) -> None:
         self.target = target
         self.activations = target.precisions[precision].quantize != "weights"
         self.weights_alone = not self.activations or isinstance(target.activation.granularity, PerBlock)
-        self.kept = set(kept)
+        self.kept = set(plan.kept)
+        self.dynamic = plan.dynamic if target.ops == OPS[1] else frozenset()
         self.outputs = ir.output_tensors(graph)
         self.nodes = [node for _, node in ir.all_nodes(graph)]
         self.outermost = graph.nodes
@@ -110,8 +117,9 @@ class _Placement:
             if entry.shortcut and self.shortcut(node, entry) is not None:
                 self.chosen[node] = entry
         for node, entry in candidates.items():
-            if node in self.chosen and entry.output == "free" and self.leads_to_codes(self.result(node), candidates):
-                self.in_codes.add(self.result(node))
+            if node in self.chosen and entry.output == "free" and not self.by_row(node, entry):
+                if self.leads_to_codes(self.result(node), candidates):
+                    self.in_codes.add(self.result(node))
         for node in self.nodes:  # in order of computation: 8 bits spread forward
             if self.tabulate(node):
                 continue
@@ -156,8 +164,14 @@ class _Placement:
                 return 1 - index
         return None
 
+    def by_row(self, node: ir.Node, entry: Operator) -> bool:
+        """Whether the node makes the codes that it reads, each row by itself (case 10)."""
+        return entry.dynamic and node.name in self.dynamic and not self.readable(node.inputs[0])
+
     def read(self, node: ir.Node, entry: Operator) -> list[int]:
-        """Indices of the inputs that the node reads in codes."""
+        """Indices of the inputs that the node reads in codes that are there."""
+        if self.by_row(node, entry):
+            return []
         if entry.shortcut:
             index = self.shortcut(node, entry)
             return [] if index is None else [index]
@@ -237,6 +251,9 @@ class _Placement:
         shifted = TensorQuant(replace(self.target.activation, symmetric=False))
         quants = dict.fromkeys(self.shiftable(), shifted)
         for node, entry in self.chosen.items():
+            by_row = self.by_row(node, entry)
+            if by_row:
+                yield Site(node.inputs[0].name, node.name), TensorQuant(BY_ROW, origin="dynamic")
             for index in self.read(node, entry) if self.activations else ():
                 tensor = node.inputs[index]
                 if tensor in self.in_codes or not self.readable(tensor):
@@ -245,7 +262,7 @@ class _Placement:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
-            if entry.bias is not None and entry.bias < len(node.inputs) and node.inputs[entry.bias].name:
+            if entry.bias is not None and not by_row and entry.bias < len(node.inputs) and node.inputs[entry.bias].name:
                 bias = node.inputs[entry.bias]
                 per_channel = isinstance(scheme.granularity, PerAxis)
                 if ir.is_constant(bias) and bias.values.ndim == 1:
@@ -262,7 +279,7 @@ class _Placement:
 
     def shiftable(self) -> set[str]:
         """Names of the tensors that may have a zero point though the target has none: all that reads them in codes can
-        take back what is subtracted before they are rounded (case 10)."""
+        take back what is subtracted before they are rounded (case 11)."""
         scheme = self.target.activation
         if not (self.target.spells_zero_points and scheme.symmetric and scheme.spaced_evenly):
             return set()

@@ -7,14 +7,9 @@ from typing import ClassVar
 
 from qcompiler import ir
 from qcompiler.errors import PassError
-from qcompiler.passes.place import why_not
+from qcompiler.passes.place import BY_ROW, why_not
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.scheme import Scheme
-
-ACTIVATION = Scheme("uint8", symmetric=False)
-"""What ONNX's DynamicQuantizeLinear makes, whatever the target prefers."""
-
 
 @dataclass(frozen=True)
 class PlaceDynamic(Pass):
@@ -47,7 +42,7 @@ class PlaceDynamic(Pass):
             elif entry is not None and entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = ctx.target.weight_scheme(entry, weight.values.ndim)
-                sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(ACTIVATION, origin="dynamic")
+                sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(BY_ROW, origin="dynamic")
                 sites[Site(weight.name, node.name, entry.weight)] = TensorQuant(scheme)
                 chosen.append(node.name)
         plan = replace(

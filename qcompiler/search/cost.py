@@ -44,6 +44,8 @@ class Cost:
         total = 0.0
         for tensor, sites in plan.tensors().items():
             made_in_codes = self.makers.get(tensor, "") in plan.intended
+            if any(quant.origin == "dynamic" for quant in sites.values()):  # made by the product itself, in its time
+                continue
             read_in_float = any(site.node not in plan.intended and site.node not in self.vanishing for site in sites)
             crossings = (not made_in_codes) + (made_in_codes and read_in_float)
             total += crossings * self.elements.get(tensor, 0.0)

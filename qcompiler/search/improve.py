@@ -275,7 +275,18 @@ class Improver:
     def mixture(self, plan: Plan) -> Mixture:
         """Of the solved plan: what may be left in float beside what it leaves."""
         noise = {**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)}
+        noise.update(self.of_dynamic_weights(plan))
         return mixture(self.graph, plan, noise, self.cost, self.target)
+
+    def of_dynamic_weights(self, plan: Plan) -> dict[str, float]:
+        """The noise of weights whose products quantize their activations as they run, in steps of which no one is known
+        beforehand: it is measured."""
+        dynamic = {site.node for site, quant in plan.sites.items() if quant.origin == "dynamic"}
+        quants = {s.tensor: q for s, q in plan.sites.items() if s.node in dynamic and q.origin == "weights"}
+        trials = [{name: quant} for name, quant in quants.items()]
+        feeds = spaced(self.feeds, self.effort.samples)
+        parts = contributions(self.graph, plan, trials, list(self.points), feeds, self.runs) if trials else []
+        return {name: together(part, self.points) for name, part in zip(quants, parts)}
 
     def options(self, plan: Plan, measured: float) -> list[Option]:
         """What may be left in float beside what the solved ``plan`` leaves, the least first; affordable options only.

@@ -92,15 +92,12 @@ class Meeting:
         Raises:
             VerificationError: there is none, with what can be had.
         """
-        study = self.refiner.studied(candidate)
-        if study is not None and study.candidate.plan is not None:
-            search = _Search(self, study.candidate, study.improver.mixture(study.candidate.plan))
-            search.run()
-            found, standings = search.good, search.standings
-        else:
-            standings = [self.standing(candidate, Price())]
-            out = self.lost_too_much(standings[0]) or self.takes_too_much(standings[0])
-            found = None if out else standings[0]
+        found, standings = self.searched(candidate)
+        if self.refiner.other is not None:
+            other, more = self.searched(self.refiner.other)
+            standings += more
+            if other is not None and (found is None or self.better(other, found)):
+                found = other
         if found is not None:
             return found
         mixed = [one for one in standings if one.candidate.plan is not None and one.candidate.plan.intended]
@@ -112,6 +109,20 @@ class Meeting:
             self.warnings.append(f"stays in float: {reason}")
             return self.standing(in_float(self.compilation, candidate.plan, reason), Price())
         raise self.refusal(mixed or standings)
+
+    def searched(self, candidate: Candidate) -> tuple[Standing | None, list[Standing]]:
+        """The best mixture within the goal, and all that were built."""
+        study = self.refiner.studied(candidate)
+        if study is not None and study.candidate.plan is not None:
+            search = _Search(self, study.candidate, study.improver.mixture(study.candidate.plan))
+            search.run()
+            return search.good, search.standings
+        standing = self.standing(candidate, Price())
+        out = self.lost_too_much(standing) or self.takes_too_much(standing)
+        return None if out else standing, [standing]
+
+    def better(self, one: Standing, other: Standing) -> bool:
+        return one.speedup > other.speedup if self.goal.keeps else one.sqnr > other.sqnr
 
     def standing(self, candidate: Candidate, price: Price) -> Standing:
         found = measured(self.compilation, candidate.graph)
@@ -216,12 +227,11 @@ class _Search:
         self.standings.append(standing)
         if self.meeting.lost_too_much(standing):
             self.bad = min(self.bad, standing.price.error)
-        elif not self.meeting.takes_too_much(standing) and (self.good is None or self.better(standing, self.good)):
+        elif not self.meeting.takes_too_much(standing) and (
+            self.good is None or self.meeting.better(standing, self.good)
+        ):
             self.good = standing
         return standing
-
-    def better(self, one: Standing, other: Standing) -> bool:
-        return one.speedup > other.speedup if self.meeting.goal.keeps else one.sqnr > other.sqnr
 
     def done(self) -> bool:
         """Whether nothing much better can be hoped for."""

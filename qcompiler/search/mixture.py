@@ -137,6 +137,8 @@ class _Mixing:
             made = made.union(*readers)
         rounded = [*readers, *([made] if made is not None else [])]
         yield Term(tuple(rounded), Price(error=self.noise.get(name, 0.0)))
+        if any(quant.origin == "dynamic" for quant in uses.values()):  # made by the product itself, in its time
+            return
         step = Price(seconds=self.cost.per_element * self.cost.elements.get(name, 0.0))
         if made is None:
             yield Term(tuple(readers), step)

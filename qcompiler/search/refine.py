@@ -19,7 +19,7 @@ from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
-from qcompiler.search import improve
+from qcompiler.search import by_row, improve
 from qcompiler.search.points import measuring_points
 from qcompiler.search.sensitivity import with_outputs
 from qcompiler.tables import tables_of
@@ -83,6 +83,8 @@ class Refiner:
         self.profiles: dict[ir.Graph, profile.Profile] = {}
         self.effort = improve.EFFORTS[compilation.options.improve]
         self.front: list[FrontRecord] = []
+        self.other: Candidate | None = None
+        """What may serve where there is something to be met: see ``by_row``."""
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -117,7 +119,8 @@ class Refiner:
         if self.compilation.feeds() and not weights_alone:
             timing = self.compilation.options.timing
             if timing:
-                candidate = self.no_slower(candidate)
+                tried = by_row.ways(self, candidate)
+                candidate, self.other = self.no_slower(tried.best), tried.other
             if self.effort.built and self.compilation.options.goal is None:
                 candidate = self.faithful(candidate) if timing else self.freely_improved(candidate)
         return candidate

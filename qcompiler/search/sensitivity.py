@@ -247,6 +247,8 @@ def _switched(
 
 
 def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, plan: Plan, namer: ir.Namer) -> ir.Tensor:
+    if quant.origin == "dynamic":
+        return _rounded_by_row(tensor, where, namer)
     assert quant.scale is not None and quant.zero_point is not None
     if ir.is_constant(tensor):
         codes = plan.codes(tensor.name, tensor.values, quant)
@@ -262,3 +264,30 @@ def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, plan: Plan,
         ir.Node("DequantizeLinear", namer("unround"), inputs=[codes, scale, zero_point], outputs=[value])
     )
     return value
+
+
+def _rounded_by_row(tensor: ir.Tensor, where: ir.Graph, namer: ir.Namer) -> ir.Tensor:
+    """As ``MatMulInt8`` rounds: 255 steps from the smallest value of a row to its largest."""
+
+    def add(op: str, *inputs: ir.Tensor, **attrs: object) -> ir.Variable:
+        result = ir.Variable(namer(f"{tensor.name}_{op}"), np.dtype(np.float32))
+        where.nodes.append(ir.Node(op, namer(op), attrs, inputs=list(inputs), outputs=[result]))
+        return result
+
+    def number(hint: str, value: float) -> ir.Constant:
+        return ir.Constant(namer(f"{tensor.name}_{hint}"), np.array(value, np.float32))
+
+    # TopK has had one form since opset 11; reductions take their axes as an attribute up to opset 17, then as an input.
+    one = ir.Constant(namer(f"{tensor.name}_one"), np.array([1], np.int64))
+    ends = []
+    for largest in (0, 1):
+        end = ir.Variable(namer(f"{tensor.name}_end"), np.dtype(np.float32))
+        index = ir.Variable(namer(f"{tensor.name}_place"), np.dtype(np.int64))
+        attrs = {"axis": -1, "largest": largest, "sorted": 0}
+        where.nodes.append(ir.Node("TopK", namer("end"), attrs, inputs=[tensor, one], outputs=[end, index]))
+        ends.append(end)
+    low, high = ends
+    step = add("Max", add("Div", add("Sub", high, low), number("codes", 255.0)), number("least", 1e-37))
+    rounded = add("Add", add("Mul", add("Round", add("Div", add("Sub", tensor, low), step)), step), low)
+    rounded.shape = tensor.shape
+    return rounded
