@@ -20,8 +20,8 @@ DEEPEST = 65536
 @dataclass(frozen=True)
 class FuseInt8(Pass):
     """``(q, s, z) = DynamicQuantizeLinear(x)`` and ``Cast(MatMulInteger(q, codes, z)) · (s · scales)`` become
-    ``qcompiler::MatMulInt8(x, codes, scales)`` (docs/kernels.md): each row of x has a scale of its own where the standard
-    operators have one for all of x.
+    ``qcompiler::MatMulInt8(x, codes, scales)`` (docs/kernels.md): each row of x has a scale of its own where the
+    standard operators have one for all of x.
 
     1. Constant int8 codes ``[K, N]`` without zero points, with one scale or one a column.
     2. A constant bias with one entry a column, in an Add right behind.

@@ -21,7 +21,6 @@ from qcompiler.saturation import clip_bounds, guaranteed
 from qcompiler.scheme import PerAxis, PerBlock, PerTensor, Scheme
 from qcompiler.target import OPS, Operator, Target, is_float
 
-
 BY_ROW = Scheme("uint8", symmetric=False)
 """Of activations that are quantized as they come."""
 

@@ -11,6 +11,7 @@ from qcompiler.passes.place import BY_ROW, why_not
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 
+
 @dataclass(frozen=True)
 class PlaceDynamic(Pass):
     """Placement without samples: only weights have numbers beforehand. Nodes the plan keeps in float are respected.

@@ -189,3 +189,18 @@ class QuantizedProduct:
         ratio = np.float32(self.x[0]) * np.float32(self.s[0]) / np.float32(self.y[0])
         limits = np.iinfo(self.codes)
         return np.clip(np.rint(product * ratio) + self.y[1], limits.min, limits.max).astype(self.codes)
+
+
+def matmul_int8_model(codes: np.ndarray, scales: np.ndarray, bias: np.ndarray | None = None) -> bytes:
+    """A [..., K] times W [K, N], a constant bias behind it."""
+    constants = {"B": codes, "scales": scales, **({} if bias is None else {"bias": bias})}
+    node = helper.make_node("MatMulInt8", ["A", *constants], ["Y"], name="product", domain=native.DOMAIN)
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("A", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()

@@ -25,8 +25,8 @@ UNSURE = 0.02
 
 @dataclass(frozen=True)
 class Ways:
-    """``best``: the candidate that is worth more; ``other``: what it was compared with, where that is the faster one, or
-    the more faithful one."""
+    """``best``: the candidate that is worth more; ``other``: what it was compared with, where that is faster or more
+    faithful."""
 
     best: Candidate
     other: Candidate | None = None

@@ -35,8 +35,8 @@ def test_unit_tests_hold_under_sanitizers() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 3
-    assert printed.count("instruction set scalar") == 3
+    assert printed.count("all hold") == 4
+    assert printed.count("instruction set scalar") == 4
 
 
 @needs_cmake
@@ -53,7 +53,7 @@ def test_unit_tests_hold_on_arm() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 3
+    assert printed.count("all hold") == 4
     assert "instruction set neondot" in printed
 
 
@@ -94,7 +94,11 @@ def names_defined_by(compiler: str, source: Path, flags: list[str], folder: Path
     ("kernel", "isa"),
     [
         *[("observe", isa) for isa in ("scalar", "avx2", "avx512vnni", "neon")],
-        *[("int4", isa) for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))],
+        *[
+            (kernel, isa)
+            for kernel in ("int4", "int8")
+            for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))
+        ],
         *[("lookup", isa) for isa in ("scalar", *(("neon",) if ON_ARM else ("avx2", "avx512vbmi")))],
     ],
 )
