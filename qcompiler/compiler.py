@@ -303,12 +303,12 @@ class Compilation:
                 ctx = self._run([one], self.graph, replace(ctx, moments=moments))
         return replace(ctx, rows=None, moments=None)
 
-    def corrected(self, plan: Plan, statistics: calibrate.Statistics | None) -> Plan:
+    def corrected(self, plan: Plan) -> Plan:
         """The solved plan with biases corrected for what rounding does to means, as the samples show it."""
         for one in (registry.parse(text) for text in self.pipeline.get("correct", ())):
             if self.data is not None and isinstance(one, ShiftsPass):
                 wanted = one.wanted(self.graph, plan)
-                coded = self.lowered(replace(plan, shifts={}), statistics)
+                coded = self.rounded(replace(plan, shifts={}))
                 found = calibrate.mean_shifts(self.graph, coded, dict(wanted.values()), self.typical(skip_bad=False))
                 shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
                 ctx = self._run([one], self.graph, PassContext(self.target, plan, shifts=shifts))
@@ -393,9 +393,8 @@ class Compilation:
     def lowered(self, plan: Plan, statistics: calibrate.Statistics | None = None) -> ir.Graph:
         """The plan written into a copy of the cleaned graph. ``statistics``: where 16 bits would overflow, and which
         codes occur."""
-        graph = ir.clone(self.graph)
-        scratch = None if self.rounding is None else self.rounding.scratch
-        self.run_passes("lower", graph, PassContext(self.target, plan, scratch=scratch))
+        graph = self.rounded(plan)
+        self.run_passes("spell", graph, PassContext(self.target, plan))
         options = {"to": self.kind.floats, "interface": self.options.interface}
         if self.kind.floats == "float32":
             half = [name for decision in plan.decisions if decision.action == ahead.HALF for name in decision.where]
@@ -408,6 +407,13 @@ class Compilation:
             self._run([registry.make("fuse-nbits", {"everything": True})], graph, ctx)
         self.run_passes(self.target.ops, graph, ctx)
         self.run_passes("emit", graph, PassContext(self.target, plan))
+        return graph
+
+    def rounded(self, plan: Plan) -> ir.Graph:
+        """A copy of the cleaned graph with the plan's codes, all else as it was."""
+        graph = ir.clone(self.graph)
+        scratch = None if self.rounding is None else self.rounding.scratch
+        self.run_passes("lower", graph, PassContext(self.target, plan, scratch=scratch))
         return graph
 
     def observed(self, plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
+import numpy as np
 
 from qcompiler import ir, lint
 from qcompiler.calibrate import Statistics
@@ -38,6 +39,8 @@ LEAST_GAIN = 0.9
 """Noise that other ranges leave, of that before, to be worth having."""
 RANGE_RUNS = 3
 """Runs of the model for that, in units of those that agreement may take (``settle.AGREEMENT_SECONDS``)."""
+JUDGED_SAMPLES = 32
+"""Samples that tell whether corrected biases are better."""
 PROFILE_FEEDS = 64
 """Samples whose shapes an engine is built for."""
 
@@ -66,7 +69,9 @@ class Builder:
         candidate = self.settled(self.built(self.ranged(self.ctx.plan)))
         assert candidate.plan is not None
         plan = self.spared(candidate.plan)
-        return candidate if plan is candidate.plan else self.settled(self.built(plan))
+        if plan is not candidate.plan:
+            candidate = self.settled(self.built(plan))
+        return self.corrected(candidate)
 
     def settled(self, candidate: Candidate) -> Candidate:
         """The candidate with codes only where the builder computes with them."""
@@ -130,9 +135,31 @@ class Builder:
         plan = plan.without_nodes(reasons).deciding(found, "left in float", "; ".join(dict.fromkeys(reasons.values())))
         return self.solved(plan)
 
-    def built(self, plan: Plan) -> Candidate:
+    def corrected(self, candidate: Candidate) -> Candidate:
+        """The candidate with corrected biases, where its outputs gain by it: its engine has the same layers."""
+        assert candidate.plan is not None
+        plan = self.compilation.corrected(candidate.plan)
+        if not plan.shifts:
+            return candidate
+        before, after = (self.decibels(self.compilation.rounded(one)) for one in (candidate.plan, plan))
+        if after <= before:
+            return candidate
+        reason = f"{after:.1f} dB, and {before:.1f} with the biases that they had"
+        plan = plan.deciding(sorted(plan.shifts), "biases corrected", reason)
+        return replace(candidate, graph=self.lowered(plan), plan=plan)
+
+    def decibels(self, graph: ir.Graph) -> float:
+        """How faithful the outputs are, in the mean over them, run as they are written."""
+        feeds = improve.spaced(self.compilation.feeds(), JUDGED_SAMPLES)
+        with session(self.compilation.source) as source, session(graph, optimize="none") as coded:
+            return float(np.mean([error.sqnr for error in numbers.compare(source, coded, feeds)]))
+
+    def lowered(self, plan: Plan) -> ir.Graph:
         statistics = self.ctx.statistics
-        graph = self.compilation.lowered(plan, statistics if isinstance(statistics, Statistics) else None)
+        return self.compilation.lowered(plan, statistics if isinstance(statistics, Statistics) else None)
+
+    def built(self, plan: Plan) -> Candidate:
+        graph = self.lowered(plan)
         if not tensorrt.installed():
             self.unasked = "TensorRT-RTX is not installed: what the builder makes of it is not known"
             return Candidate(graph, plan)

@@ -221,7 +221,7 @@ class Refiner:
                 candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
                 before = decibels
         assert candidate.plan is not None
-        corrected = compilation.corrected(candidate.plan, self.ctx.statistics)
+        corrected = compilation.corrected(candidate.plan)
         if corrected.shifts:
             trial = self.built(corrected)
             decibels = self.decibels(trial)

@@ -137,3 +137,20 @@ def test_a_plan_of_fp4_makes_the_same_model_again(monkeypatch: pytest.MonkeyPatc
     plan = Plan.from_json(first.plan.to_json())
     again = compile(graph, feeds(graph), target="tensorrt", precision="nvfp4", plan=plan, options=options)
     assert again.model.SerializeToString() == first.model.SerializeToString()
+
+
+def test_biases_are_corrected_where_the_outputs_gain_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "installed", lambda: False)
+    text = "(float[1,8,8,8] x) => (float[1,8,8,8] y) { c = Conv(x, w, b) r = Relu(c) y = Conv(r, v, d) }"
+    graph = program(text, weights(w=(8, 8, 1, 1), v=(8, 8, 1, 1), b=(8,), d=(8,)))
+    samples = feeds(graph, 16)
+
+    def made(*passes: str) -> Result:
+        options = Options(timing=False, passes=passes)
+        return compile(graph, samples, target="tensorrt", options=options)
+
+    plain, corrected = made("-correct-bias", "-round-weights"), made("-round-weights")
+    assert corrected.plan is not None and plain.plan is not None
+    assert corrected.plan.shifts and not plain.plan.shifts
+    assert [decision.action for decision in corrected.plan.decisions] == ["biases corrected"]
+    assert corrected.report.outputs[0].sqnr > plain.report.outputs[0].sqnr
