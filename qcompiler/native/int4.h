@@ -11,14 +11,15 @@
 // so that one `and`, or one shift and one `and`, gives four neighbouring k of every column as unsigned bytes, which is what
 // dot-product instructions take. Columns and k that the model does not have are zeros.
 //
-// Rows. A tile of up to `rows` rows is quantized to 8 bits, a row and a block at a time, with scales of either sign, such that
-// the value of the largest magnitude becomes -128, or 127 where one of the other sign is nearly as large. A block of a tile of R rows is
+// Rows. They are quantized to 8 bits, a block at a time, with scales of either sign, such that the value of the largest
+// magnitude becomes -128, or 127 where one of the other sign is nearly as large. Rows follow one another, and a block of a
+// row is
 //
-//     scales       R x float32
-//     corrections  R x int32: the sum of the row's block times -1 (zero points) or times -8
-//     values       block / 4 groups of R x 4 bytes
+//     scale        float32
+//     correction   int32: the sum of the values times -1 (zero points) or times -8
+//     values       block x int8
 //
-// Rows that stay in float are k groups of R floats instead.
+// Rows that stay in float are block * blocks floats, zeros at their end.
 #pragma once
 
 #include <cstddef>
@@ -29,6 +30,7 @@ namespace qcompiler {
 inline constexpr std::size_t kPanelColumns = 32;
 inline constexpr std::size_t kGroupBytes = 4 * kPanelColumns;  // of eight k of a panel
 inline constexpr std::size_t kLargestBlock = 256;
+inline constexpr std::size_t kRowHeader = 8;                   // before a block's values
 inline constexpr float kSmallestMagnitude = 0x1p-116f;  // 128 divided by it is still a float
 
 struct Int4Matrix {
@@ -44,22 +46,19 @@ struct Int4Matrix {
   std::size_t panel_bytes() const { return blocks * block_bytes; }
   std::size_t scale_bytes() const { return kPanelColumns * (half_scales ? 2 : 4); }
   std::size_t zero_point_bytes() const { return zero_points ? kPanelColumns * 2 : 0; }
-  // Of a tile of this many rows, quantized or in float.
-  std::size_t quantized_bytes(std::size_t rows) const { return rows * blocks * (block + 8); }
-  std::size_t float_bytes(std::size_t rows) const { return rows * blocks * block * sizeof(float); }
+  // Of a row, quantized or in float.
+  std::size_t quantized_row_bytes() const { return blocks * (kRowHeader + block); }
+  std::size_t float_row_bytes() const { return blocks * block * sizeof(float); }
 };
 
 struct Int4Kernels {
-  std::size_t rows;  // the largest tile
+  std::size_t rows;  // as many as a product takes at a time
 
-  // Packs `rows` rows of matrix.depth floats that start `stride` floats apart. A block that holds a NaN or an infinity
-  // gets the scale NaN; one below kSmallestMagnitude counts as zeros.
-  void (*quantize_rows)(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-                        std::uint8_t* packed);
-  void (*copy_rows)(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-                    std::uint8_t* packed);
+  // Packs a row of matrix.depth floats. A block that holds a NaN or an infinity gets the scale NaN; one below
+  // kSmallestMagnitude counts as zeros.
+  void (*quantize_row)(const Int4Matrix& matrix, const float* values, std::uint8_t* packed);
 
-  // One panel times one tile of packed rows, plus bias (32 floats, or null). Writes the first `columns` of each row to
+  // One panel times up to `rows` packed rows, plus bias (32 floats, or null). Writes the first `columns` of each row to
   // `out`, rows `stride` floats apart.
   void (*multiply_quantized)(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed,
                              std::size_t rows, const float* bias, std::size_t columns, float* out, std::size_t stride);

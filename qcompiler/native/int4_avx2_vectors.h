@@ -27,21 +27,22 @@ struct Avx2 {
   static F subtract(F a, F b) { return _mm256_sub_ps(a, b); }
   static F multiply(F a, F b) { return _mm256_mul_ps(a, b); }
   static F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F min(F a, F b) { return _mm256_min_ps(a, b); }
-  static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static bool any_nan(F a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
-  static void reduce_extremes(F smallest, F largest, float& low, float& high) {
-    // Both at once: the least of what is largest, negated, is in the upper half.
-    const F negated = _mm256_xor_ps(largest, set(-0.0f));
-    F both = _mm256_min_ps(_mm256_permute2f128_ps(smallest, negated, 0x20), _mm256_permute2f128_ps(smallest, negated, 0x31));
-    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0x4E));
-    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0xB1));
-    low = _mm256_cvtss_f32(both);
-    high = -_mm_cvtss_f32(_mm256_extractf128_ps(both, 1));
-  }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
 
   static I zero_int() { return _mm256_setzero_si256(); }
+  static I load_int(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
+  static I max_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
+  static void reduce_extremes(I largest, I smallest, std::uint32_t& high, std::uint32_t& low) {
+    // Both at once: signed integers are in the order of unsigned ones when their upper bit is turned round.
+    const I turned = _mm256_xor_si256(largest, _mm256_set1_epi32(INT32_MIN));
+    I both = _mm256_max_epu32(_mm256_permute2x128_si256(smallest, turned, 0x20),
+                              _mm256_permute2x128_si256(smallest, turned, 0x31));
+    both = _mm256_max_epu32(both, _mm256_shuffle_epi32(both, 0x4E));
+    both = _mm256_max_epu32(both, _mm256_shuffle_epi32(both, 0xB1));
+    low = static_cast<std::uint32_t>(_mm256_cvtsi256_si32(both));
+    high = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(both, 1))) ^ 0x80000000u;
+  }
   static I broadcast(const std::uint8_t* from) {
     int four;
     __builtin_memcpy(&four, from, sizeof four);

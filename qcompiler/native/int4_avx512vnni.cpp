@@ -27,23 +27,23 @@ struct V {
   static F subtract(F a, F b) { return _mm512_sub_ps(a, b); }
   static F multiply(F a, F b) { return _mm512_mul_ps(a, b); }
   static F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F min(F a, F b) { return _mm512_min_ps(a, b); }
-  static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
-  static void reduce_extremes(F smallest, F largest, float& low, float& high) {
-    const __m256 least = _mm256_min_ps(_mm512_castps512_ps256(smallest), _mm512_extractf32x8_ps(smallest, 1));
-    const __m256 most = _mm256_max_ps(_mm512_castps512_ps256(largest), _mm512_extractf32x8_ps(largest, 1));
-    // From here both at once: the least of what is largest, negated, is in the upper half.
-    const __m256 negated = _mm256_xor_ps(most, _mm256_set1_ps(-0.0f));
-    __m256 both = _mm256_min_ps(_mm256_permute2f128_ps(least, negated, 0x20), _mm256_permute2f128_ps(least, negated, 0x31));
-    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0x4E));
-    both = _mm256_min_ps(both, _mm256_permute_ps(both, 0xB1));
-    low = _mm256_cvtss_f32(both);
-    high = -_mm_cvtss_f32(_mm256_extractf128_ps(both, 1));
-  }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 
   static I zero_int() { return _mm512_setzero_si512(); }
+  static I load_int(const void* from) { return _mm512_loadu_si512(from); }
+  static I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+  static I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
+  static void reduce_extremes(I largest, I smallest, std::uint32_t& high, std::uint32_t& low) {
+    const __m256i most = _mm256_max_epi32(_mm512_castsi512_si256(largest), _mm512_extracti32x8_epi32(largest, 1));
+    const __m256i least = _mm256_max_epu32(_mm512_castsi512_si256(smallest), _mm512_extracti32x8_epi32(smallest, 1));
+    // From here both at once: signed integers are in the order of unsigned ones when their upper bit is turned round.
+    const __m256i sign = _mm256_set1_epi32(INT32_MIN), turned = _mm256_xor_si256(most, sign);
+    __m256i both = _mm256_max_epu32(_mm256_permute2x128_si256(least, turned, 0x20), _mm256_permute2x128_si256(least, turned, 0x31));
+    both = _mm256_max_epu32(both, _mm256_shuffle_epi32(both, 0x4E));
+    both = _mm256_max_epu32(both, _mm256_shuffle_epi32(both, 0xB1));
+    low = static_cast<std::uint32_t>(_mm256_cvtsi256_si32(both));
+    high = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(both, 1))) ^ 0x80000000u;
+  }
   static I broadcast(const std::uint8_t* from) {
     int four;
     __builtin_memcpy(&four, from, sizeof four);

@@ -52,7 +52,8 @@ QCOMPILER_INLINE void store_tile(const V::F (&totals)[R][kVectors], std::size_t 
 
 // kGroups groups of eight k for the columns that start at `weights`.
 template <int R, int kVectors, int kGroups>
-QCOMPILER_INLINE void dot_step(V::I (&sums)[R][kVectors], const std::uint8_t* weights, const std::uint8_t* values) {
+QCOMPILER_INLINE void dot_step(V::I (&sums)[R][kVectors], const std::uint8_t* weights, const std::uint8_t* values,
+                               std::size_t row_bytes) {
   V::D dots[R][kVectors];
   QCOMPILER_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -70,13 +71,13 @@ QCOMPILER_INLINE void dot_step(V::I (&sums)[R][kVectors], const std::uint8_t* we
     }
     QCOMPILER_UNROLL
     for (int r = 0; r < R; ++r) {
-      const V::I four = V::broadcast(values + (group * 2 * R + r) * 4);
+      const V::I four = V::broadcast(values + static_cast<std::size_t>(r) * row_bytes + group * 8);
       QCOMPILER_UNROLL
       for (int v = 0; v < kVectors; ++v) dots[r][v] = V::dot(dots[r][v], low[v], four);
     }
     QCOMPILER_UNROLL
     for (int r = 0; r < R; ++r) {
-      const V::I four = V::broadcast(values + (group * 2 * R + R + r) * 4);
+      const V::I four = V::broadcast(values + static_cast<std::size_t>(r) * row_bytes + group * 8 + 4);
       QCOMPILER_UNROLL
       for (int v = 0; v < kVectors; ++v) dots[r][v] = V::dot(dots[r][v], high[v], four);
     }
@@ -101,6 +102,7 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
   constexpr int kLocality = R == 1 ? 2 : 3;
   const std::size_t scale_bytes = matrix.scale_bytes();
   const std::size_t header = scale_bytes + (kZeroPoints ? kPanelColumns * 2 : 0);
+  const std::size_t row_bytes = matrix.quantized_row_bytes();
 
   for (std::size_t first = 0; first < kPanelColumns && first < columns; first += kWidth) {
     V::F totals[R][kVectors];
@@ -110,7 +112,7 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
       for (int v = 0; v < kVectors; ++v) totals[r][v] = V::zero();
     }
     const std::uint8_t* block = panel;
-    const std::uint8_t* tile = packed;
+    const std::uint8_t* rows = packed;
     for (std::size_t b = 0; b < matrix.blocks; ++b) {
       V::I sums[R][kVectors];
       if (kZeroPoints) {
@@ -118,27 +120,27 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
         for (int v = 0; v < kVectors; ++v) {
           const V::I zero_points = V::load_int16(block + scale_bytes + (first + static_cast<std::size_t>(v) * V::kLanes) * 2);
           QCOMPILER_UNROLL
-          for (int r = 0; r < R; ++r) sums[r][v] = V::multiply_int16(zero_points, V::broadcast(tile + (R + r) * 4));
+          for (int r = 0; r < R; ++r) sums[r][v] = V::multiply_int16(zero_points, V::broadcast(rows + static_cast<std::size_t>(r) * row_bytes + 4));
         }
       } else {
         QCOMPILER_UNROLL
         for (int r = 0; r < R; ++r) {
-          const V::I correction = V::broadcast(tile + (R + r) * 4);
+          const V::I correction = V::broadcast(rows + static_cast<std::size_t>(r) * row_bytes + 4);
           QCOMPILER_UNROLL
           for (int v = 0; v < kVectors; ++v) sums[r][v] = correction;
         }
       }
       const std::uint8_t* weights = block + header + first * 4;
-      const std::uint8_t* values = tile + R * 8;
+      const std::uint8_t* values = rows + kRowHeader;
       const std::size_t steps = kSteps == 0 ? matrix.block / (kGroups * 8) : kSteps;
       for (std::size_t step = 0; step < steps; ++step) {
         QCOMPILER_UNROLL
         for (std::size_t line = 0; line < kGroups * kGroupBytes; line += kLine) {
           __builtin_prefetch(weights + kAhead + line, 0, kLocality);
         }
-        dot_step<R, kVectors, kGroups>(sums, weights, values);
+        dot_step<R, kVectors, kGroups>(sums, weights, values, row_bytes);
         weights += kGroups * kGroupBytes;
-        values += kGroups * 8 * R;
+        values += kGroups * 8;
       }
       V::F scales[kVectors];
       QCOMPILER_UNROLL
@@ -147,14 +149,14 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
       }
       QCOMPILER_UNROLL
       for (int r = 0; r < R; ++r) {
-        const V::F row_scale = V::broadcast_float(tile + r * 4);
+        const V::F row_scale = V::broadcast_float(rows + static_cast<std::size_t>(r) * row_bytes);
         QCOMPILER_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           totals[r][v] = V::multiply_add(V::to_float(sums[r][v]), V::multiply(scales[v], row_scale), totals[r][v]);
         }
       }
       block += matrix.block_bytes;
-      tile += R * (matrix.block + 8);
+      rows += kRowHeader + matrix.block;
     }
     store_tile<R, kVectors>(totals, first, bias, columns, out, stride);
   }
@@ -167,6 +169,7 @@ void multiply_float_tile(const Int4Matrix& matrix, const std::uint8_t* panel, co
   constexpr std::size_t kWidth = kVectors * V::kLanes;
   const std::size_t scale_bytes = matrix.scale_bytes();
   const std::size_t header = scale_bytes + matrix.zero_point_bytes();
+  const std::size_t row_bytes = matrix.float_row_bytes();
 
   for (std::size_t first = 0; first < kPanelColumns && first < columns; first += kWidth) {
     V::F totals[R][kVectors];
@@ -197,11 +200,11 @@ void multiply_float_tile(const Int4Matrix& matrix, const std::uint8_t* panel, co
             const V::F weight = V::subtract(V::to_float(four_bits), zero_points[v]);
             QCOMPILER_UNROLL
             for (int r = 0; r < R; ++r) {
-              sums[r][v] = V::multiply_add(weight, V::broadcast_float(values + (k * R + r) * 4), sums[r][v]);
+              sums[r][v] = V::multiply_add(weight, V::broadcast_float(values + static_cast<std::size_t>(r) * row_bytes + k * 4), sums[r][v]);
             }
           }
         }
-        values += 8 * R * 4;
+        values += 8 * 4;
       }
       QCOMPILER_UNROLL
       for (int v = 0; v < kVectors; ++v) {
@@ -247,76 +250,105 @@ void multiply_float_rows(const Int4Matrix& matrix, const std::uint8_t* panel, co
   }
 }
 
-// One row's block. kBlock is the block's size, or 0 where the compiler need not know it.
+// Blocks are quantized some at a time, in three steps that each do one thing to all of them: what the steps of one block
+// would wait for, the next block's need not.
+constexpr std::size_t kTogether = 32;
+
+struct Extremes {
+  std::uint32_t high[kTogether], low[kTogether];  // the magnitudes' bits
+};
+
+// Positive floats are in the order of their bits, and negative ones follow them in the order of their magnitudes. So the
+// largest signed integer is the largest value, the largest unsigned one the smallest value, and neither misses a NaN.
 template <std::size_t kBlock>
-QCOMPILER_INLINE void quantize_block(const Int4Matrix& matrix, const float* block, std::size_t rows, std::size_t row,
-                                     std::uint8_t* packed) {
-  const std::size_t size = kBlock == 0 ? matrix.block : kBlock;
-  V::F smallest = V::zero(), largest = V::zero();
-  V::F times_zero = V::zero();  // NaN where a value is not finite
-  for (std::size_t k = 0; k < size; k += V::kLanes) {
-    const V::F value = V::load(block + k);
-    smallest = V::min(value, smallest);
-    largest = V::max(value, largest);
-    times_zero = V::multiply_add(value, V::zero(), times_zero);
+QCOMPILER_INLINE void find_extremes(const float* values, std::size_t block, std::size_t count, Extremes& extremes) {
+  const std::size_t size = kBlock == 0 ? block : kBlock;
+  for (std::size_t b = 0; b < count; ++b) {
+    V::I largest = V::load_int(values), smallest = largest;
+    for (std::size_t k = V::kLanes; k < size; k += V::kLanes) {
+      const V::I bits = V::load_int(values + k);
+      largest = V::max_int(bits, largest);
+      smallest = V::max_unsigned(bits, smallest);
+    }
+    V::reduce_extremes(largest, smallest, extremes.high[b], extremes.low[b]);
+    values += size;
   }
-  const bool finite = !V::any_nan(times_zero);
-  float high, low;
-  V::reduce_extremes(smallest, largest, low, high);
-  low = -low;
-  const float magnitude = high > low ? high : low;
-  const float other = high > low ? low : high;
-  std::uint8_t* bytes = packed + rows * 8 + row * 4;
-  float scale = 0;
-  std::int32_t sum = 0;
-  if (finite && magnitude >= kSmallestMagnitude) {
+}
+
+struct Steps {
+  std::uint32_t scale[kTogether], inverse[kTogether];  // the bits of floats
+};
+
+// Without a branch: which end is the farther one is a matter of chance.
+QCOMPILER_INLINE void choose_steps(const Extremes& extremes, Steps& steps) {
+  constexpr std::uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u, kNan = 0x7FC00000u;
+  for (std::size_t b = 0; b < kTogether; ++b) {
+    const std::uint32_t high = extremes.high[b] < kSign ? extremes.high[b] : 0;
+    const std::uint32_t low = extremes.low[b] > kSign ? extremes.low[b] - kSign : 0;
+    const std::uint32_t most = high > low ? high : low, least = high > low ? low : high;
+    const std::uint32_t sign = high > low ? kSign : 0;
+    float magnitude, other;
+    __builtin_memcpy(&magnitude, &most, sizeof magnitude);
+    __builtin_memcpy(&other, &least, sizeof other);
     // There is a -128 but no 128: the whole range serves where only one end needs it.
-    const float steps = __builtin_copysignf(other * 128.0f > magnitude * 127.5f ? 127.0f : 128.0f, low - high);
-    scale = magnitude / steps;
-    const V::F inverse = V::set(steps / magnitude);
-    V::I sums = V::zero_int();
-    for (std::size_t k = 0; k < size; k += 16) {
-      std::int8_t quantized[16];
-      sums = V::add_int(sums, V::quantize16(block + k, inverse, quantized));
-      for (std::size_t i = 0; i < 16; i += 4) __builtin_memcpy(bytes + (k + i) * rows, quantized + i, 4);
-    }
-    sum = V::reduce_add_int(sums) * (matrix.zero_points ? -1 : -8);
-  } else {
-    if (!finite) scale = __builtin_nanf("");
-    for (std::size_t k = 0; k < size; k += 4) __builtin_memset(bytes + k * rows, 0, 4);
-  }
-  __builtin_memcpy(packed + row * 4, &scale, 4);
-  __builtin_memcpy(packed + (rows + row) * 4, &sum, 4);
-}
-
-void quantize_rows(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-                   std::uint8_t* packed) {
-  for (std::size_t b = 0; b < matrix.blocks; ++b) {
-    const std::size_t start = b * matrix.block;
-    for (std::size_t row = 0; row < rows; ++row) {
-      const float* block = values + row * stride + start;
-      if (start + matrix.block > matrix.depth) {
-        float padded[kLargestBlock];
-        for (std::size_t k = 0; k < matrix.block; ++k) padded[k] = start + k < matrix.depth ? block[k] : 0.0f;
-        quantize_block<0>(matrix, padded, rows, row, packed);
-      } else if (matrix.block == kStep) {
-        quantize_block<kStep>(matrix, block, rows, row, packed);
-      } else {
-        quantize_block<0>(matrix, block, rows, row, packed);
-      }
-    }
-    packed += rows * (matrix.block + 8);
+    const bool both_ends = other * 128.0f > magnitude * 127.5f;
+    const float scale = magnitude * (both_ends ? 1.0f / 127.0f : 1.0f / 128.0f);
+    const float inverse = (both_ends ? 127.0f : 128.0f) / magnitude;
+    std::uint32_t scale_bits, inverse_bits;
+    __builtin_memcpy(&scale_bits, &scale, sizeof scale);
+    __builtin_memcpy(&inverse_bits, &inverse, sizeof inverse);
+    const bool nothing = most >= kInfinity || magnitude < kSmallestMagnitude;
+    steps.scale[b] = most >= kInfinity ? kNan : nothing ? 0 : scale_bits | sign;
+    steps.inverse[b] = nothing ? 0 : inverse_bits | sign;
   }
 }
 
-void copy_rows(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-               std::uint8_t* packed) {
-  for (std::size_t row = 0; row < rows; ++row) {
-    std::uint8_t* to = packed + row * 4;
-    for (std::size_t k = 0; k < matrix.block * matrix.blocks; ++k) {
-      const float value = k < matrix.depth ? values[row * stride + k] : 0.0f;
-      __builtin_memcpy(to + k * rows * 4, &value, 4);
+template <std::size_t kBlock>
+QCOMPILER_INLINE void quantize_blocks(const float* values, std::size_t block, std::size_t count, const Steps& steps,
+                                      std::int32_t factor, std::uint8_t* packed) {
+  const std::size_t size = kBlock == 0 ? block : kBlock;
+  for (std::size_t b = 0; b < count; ++b) {
+    std::int8_t* bytes = reinterpret_cast<std::int8_t*>(packed + kRowHeader);
+    std::int32_t sum = 0;
+    if (steps.inverse[b] != 0) {
+      const V::F inverse = V::broadcast_float(reinterpret_cast<const std::uint8_t*>(steps.inverse + b));
+      V::I sums = V::zero_int();
+      for (std::size_t k = 0; k < size; k += 16) sums = V::add_int(sums, V::quantize16(values + k, inverse, bytes + k));
+      sum = V::reduce_add_int(sums) * factor;
+    } else {
+      __builtin_memset(bytes, 0, size);
     }
+    __builtin_memcpy(packed, steps.scale + b, 4);
+    __builtin_memcpy(packed + 4, &sum, 4);
+    values += size;
+    packed += kRowHeader + size;
+  }
+}
+
+// Up to kTogether blocks of a row, of kBlock values, or of any number of them where that is 0.
+template <std::size_t kBlock>
+void quantize_some(const float* values, std::size_t block, std::size_t count, std::int32_t factor, std::uint8_t* packed) {
+  Extremes extremes = {};
+  Steps steps;
+  find_extremes<kBlock>(values, block, count, extremes);
+  choose_steps(extremes, steps);
+  quantize_blocks<kBlock>(values, block, count, steps, factor, packed);
+}
+
+void quantize_row(const Int4Matrix& matrix, const float* values, std::uint8_t* packed) {
+  const std::size_t block = matrix.block, whole = matrix.depth / block;
+  const std::int32_t factor = matrix.zero_points ? -1 : -8;
+  const auto quantize = block == kStep ? quantize_some<kStep> : quantize_some<0>;
+  for (std::size_t b = 0; b < whole; b += kTogether) {
+    const std::size_t count = whole - b < kTogether ? whole - b : kTogether;
+    quantize(values, block, count, factor, packed);
+    values += count * block;
+    packed += count * (kRowHeader + block);
+  }
+  if (whole < matrix.blocks) {
+    float padded[kLargestBlock] = {};
+    for (std::size_t k = 0; whole * block + k < matrix.depth; ++k) padded[k] = values[k];
+    quantize(padded, block, 1, factor, packed);
   }
 }
 
@@ -345,8 +377,7 @@ void to_half(const float* floats, std::size_t count, std::uint16_t* halves) {
 }  // namespace
 
 const Int4Kernels QCOMPILER_INT4 = {V::rows,
-                                    quantize_rows,
-                                    copy_rows,
+                                    quantize_row,
                                     multiply_quantized_rows<V::rows>,
                                     multiply_float_rows<V::rows>,
                                     from_half,

@@ -29,16 +29,18 @@ struct Neon {
   static F subtract(F a, F b) { return vsubq_f32(a, b); }
   static F multiply(F a, F b) { return vmulq_f32(a, b); }
   static F multiply_add(F a, F b, F c) { return vfmaq_f32(c, a, b); }
-  static F min(F a, F b) { return vminnmq_f32(a, b); }
-  static F max(F a, F b) { return vmaxnmq_f32(a, b); }
-  static bool any_nan(F a) { return vminvq_u32(vceqq_f32(a, a)) == 0; }
-  static void reduce_extremes(F smallest, F largest, float& low, float& high) {
-    low = vminvq_f32(smallest);
-    high = vmaxvq_f32(largest);
-  }
   static F to_float(I a) { return vcvtq_f32_s32(a); }
 
   static I zero_int() { return vdupq_n_s32(0); }
+  static I load_int(const void* from) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const std::uint8_t*>(from))); }
+  static I max_int(I a, I b) { return vmaxq_s32(a, b); }
+  static I max_unsigned(I a, I b) {
+    return vreinterpretq_s32_u32(vmaxq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+  }
+  static void reduce_extremes(I largest, I smallest, std::uint32_t& high, std::uint32_t& low) {
+    high = static_cast<std::uint32_t>(vmaxvq_s32(largest));
+    low = vmaxvq_u32(vreinterpretq_u32_s32(smallest));
+  }
   static I broadcast(const std::uint8_t* from) {
     std::int32_t four;
     __builtin_memcpy(&four, from, sizeof four);

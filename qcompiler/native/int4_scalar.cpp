@@ -56,51 +56,36 @@ class Column {
   const std::uint8_t* weights_;
 };
 
-void quantize_rows(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-                   std::uint8_t* packed) {
+void quantize_row(const Int4Matrix& matrix, const float* values, std::uint8_t* packed) {
   for (std::size_t block = 0; block < matrix.blocks; ++block) {
-    std::uint8_t* corrections = packed + rows * 4;
-    std::uint8_t* bytes = corrections + rows * 4;
-    for (std::size_t row = 0; row < rows; ++row) {
-      const auto value = [&](std::size_t k) {
-        const std::size_t at = block * matrix.block + k;
-        return at < matrix.depth ? values[row * stride + at] : 0.0f;
-      };
-      float smallest = 0, largest = 0;
-      bool finite = true;
-      for (std::size_t k = 0; k < matrix.block; ++k) {
-        finite = finite && std::isfinite(value(k));
-        smallest = std::fmin(smallest, value(k));
-        largest = std::fmax(largest, value(k));
-      }
-      const float magnitude = std::fmax(largest, -smallest);
-      const float other = std::fmin(largest, -smallest);
-      const bool nothing = !finite || magnitude < kSmallestMagnitude;
-      // There is a -128 but no 128: the whole range serves where only one end needs it.
-      const float steps = (other * 128.0f > magnitude * 127.5f ? 127.0f : 128.0f) * (largest > -smallest ? -1.0f : 1.0f);
-      const float scale = !finite ? NAN : nothing ? 0.0f : magnitude / steps;
-      const float inverse = nothing ? 0.0f : steps / magnitude;
-      std::int32_t sum = 0;
-      for (std::size_t k = 0; k < matrix.block; ++k) {
-        const auto quantized = static_cast<std::int8_t>(nothing ? 0.0f : std::nearbyint(value(k) * inverse));
-        bytes[k / 4 * rows * 4 + row * 4 + k % 4] = static_cast<std::uint8_t>(quantized);
-        sum += quantized;
-      }
-      sum *= matrix.zero_points ? -1 : -8;
-      std::memcpy(packed + row * 4, &scale, 4);
-      std::memcpy(corrections + row * 4, &sum, 4);
+    const auto value = [&](std::size_t k) {
+      const std::size_t at = block * matrix.block + k;
+      return at < matrix.depth ? values[at] : 0.0f;
+    };
+    float smallest = 0, largest = 0;
+    bool finite = true;
+    for (std::size_t k = 0; k < matrix.block; ++k) {
+      finite = finite && std::isfinite(value(k));
+      smallest = std::fmin(smallest, value(k));
+      largest = std::fmax(largest, value(k));
     }
-    packed += rows * (matrix.block + 8);
-  }
-}
-
-void copy_rows(const Int4Matrix& matrix, const float* values, std::size_t stride, std::size_t rows,
-               std::uint8_t* packed) {
-  for (std::size_t k = 0; k < matrix.block * matrix.blocks; ++k) {
-    for (std::size_t row = 0; row < rows; ++row) {
-      const float value = k < matrix.depth ? values[row * stride + k] : 0.0f;
-      std::memcpy(packed + (k * rows + row) * 4, &value, 4);
+    const float magnitude = std::fmax(largest, -smallest);
+    const float other = std::fmin(largest, -smallest);
+    const bool nothing = !finite || magnitude < kSmallestMagnitude;
+    // There is a -128 but no 128: the whole range serves where only one end needs it.
+    const float steps = other * 128.0f > magnitude * 127.5f ? 127.0f : 128.0f, sign = largest > -smallest ? -1.0f : 1.0f;
+    const float scale = !finite ? NAN : nothing ? 0.0f : sign * magnitude * (1.0f / steps);
+    const float inverse = nothing ? 0.0f : sign * steps / magnitude;
+    std::int32_t sum = 0;
+    for (std::size_t k = 0; k < matrix.block; ++k) {
+      const auto quantized = static_cast<std::int8_t>(nothing ? 0.0f : std::nearbyint(value(k) * inverse));
+      packed[kRowHeader + k] = static_cast<std::uint8_t>(quantized);
+      sum += quantized;
     }
+    sum *= matrix.zero_points ? -1 : -8;
+    std::memcpy(packed, &scale, 4);
+    std::memcpy(packed + 4, &sum, 4);
+    packed += kRowHeader + matrix.block;
   }
 }
 
@@ -110,14 +95,13 @@ void multiply_quantized(const Int4Matrix& matrix, const std::uint8_t* panel, con
     for (std::size_t column = 0; column < columns; ++column) {
       float total = 0;
       for (std::size_t block = 0; block < matrix.blocks; ++block) {
-        const std::uint8_t* tile = packed + block * rows * (matrix.block + 8);
-        const std::uint8_t* bytes = tile + rows * 8 + row * 4;
+        const std::uint8_t* values = packed + row * matrix.quantized_row_bytes() + block * (kRowHeader + matrix.block);
         const Column weights(matrix, panel + block * matrix.block_bytes, column);
-        std::int32_t dot = int32_at(tile + rows * 4, row) * (matrix.zero_points ? weights.zero_point : 1);
+        std::int32_t dot = int32_at(values, 1) * (matrix.zero_points ? weights.zero_point : 1);
         for (std::size_t k = 0; k < matrix.block; ++k) {
-          dot += weights.weight(k) * static_cast<std::int8_t>(bytes[k / 4 * rows * 4 + k % 4]);
+          dot += weights.weight(k) * static_cast<std::int8_t>(values[kRowHeader + k]);
         }
-        total += static_cast<float>(dot) * (weights.scale * float_at(tile, row));
+        total += static_cast<float>(dot) * (weights.scale * float_at(values, 0));
       }
       out[row * stride + column] = total + (bias == nullptr ? 0.0f : bias[column]);
     }
@@ -130,11 +114,11 @@ void multiply_float(const Int4Matrix& matrix, const std::uint8_t* panel, const s
     for (std::size_t column = 0; column < columns; ++column) {
       float total = 0;
       for (std::size_t block = 0; block < matrix.blocks; ++block) {
+        const std::uint8_t* values = packed + row * matrix.float_row_bytes() + block * matrix.block * 4;
         const Column weights(matrix, panel + block * matrix.block_bytes, column);
         float dot = 0;
         for (std::size_t k = 0; k < matrix.block; ++k) {
-          const float value = float_at(packed, (block * matrix.block + k) * rows + row);
-          dot += static_cast<float>(weights.weight(k) - weights.zero_point) * value;
+          dot += static_cast<float>(weights.weight(k) - weights.zero_point) * float_at(values, k);
         }
         total += dot * weights.scale;
       }
@@ -160,6 +144,6 @@ void to_half(const float* floats, std::size_t count, std::uint16_t* halves) {
 
 }  // namespace
 
-const Int4Kernels int4_scalar = {4, quantize_rows, copy_rows, multiply_quantized, multiply_float, from_half, to_half};
+const Int4Kernels int4_scalar = {4, quantize_row, multiply_quantized, multiply_float, from_half, to_half};
 
 }  // namespace qcompiler

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -111,26 +112,18 @@ class MatMulInt4Kernel {
   void multiply(ort::KernelContext* context, const Tensor& a, void* y, const float* bias) const {
     const Int4Matrix& matrix = weights_->matrix();
     const std::size_t rows = a.count() / matrix.depth;
+    const std::size_t row_bytes = quantized_ ? matrix.quantized_row_bytes() : matrix.float_row_bytes();
+    const bool as_they_are = !quantized_ && a.type == ort::kFloat && row_bytes == matrix.depth * sizeof(float);
+    const Scratch memory = as_they_are ? nullptr : scratch(rows * row_bytes);
+    const std::uint8_t* packed = as_they_are ? static_cast<const std::uint8_t*>(a.data) : memory.get();
+    if (!as_they_are) {
+      for_each(context, rows, rows * matrix.depth >= kWorthPackingInThreads,
+               [&](std::size_t row) { pack(a, row, memory.get() + row * row_bytes); });
+    }
+
     const std::size_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
     // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
     const auto first_row = [&](std::size_t tile) { return tile * (rows / tiles) + std::min(tile, rows % tiles); };
-    const std::size_t row_bytes = quantized_ ? matrix.quantized_bytes(1) : matrix.float_bytes(1);
-    const Scratch packed = scratch(rows * row_bytes);
-
-    const auto pack = [&](std::size_t tile) {
-      const std::size_t first = first_row(tile), count = first_row(tile + 1) - first;
-      std::vector<float> converted;
-      const float* values = static_cast<const float*>(a.data) + first * matrix.depth;
-      if (a.type == ort::kFloat16) {
-        converted.resize(count * matrix.depth);
-        kernels_.from_half(static_cast<const std::uint16_t*>(a.data) + first * matrix.depth, converted.size(),
-                           converted.data());
-        values = converted.data();
-      }
-      (quantized_ ? kernels_.quantize_rows : kernels_.copy_rows)(matrix, values, matrix.depth, count,
-                                                                 packed.get() + first * row_bytes);
-    };
-
     const auto kernel = quantized_ ? kernels_.multiply_quantized : kernels_.multiply_float;
     const auto multiply_tile = [&](std::size_t panel, std::size_t tile) {
       const std::size_t first = first_row(tile), count = first_row(tile + 1) - first;
@@ -138,7 +131,7 @@ class MatMulInt4Kernel {
       const std::size_t columns = std::min(kPanelColumns, matrix.columns - column);
       const float* panel_bias = bias == nullptr ? nullptr : bias + column;
       const std::uint8_t* weights = matrix.panels + panel * matrix.panel_bytes();
-      const std::uint8_t* tile_rows = packed.get() + first * row_bytes;
+      const std::uint8_t* tile_rows = packed + first * row_bytes;
       const std::size_t at = first * matrix.columns + column;
       if (a.type == ort::kFloat) {
         kernel(matrix, weights, tile_rows, count, panel_bias, columns, static_cast<float*>(y) + at, matrix.columns);
@@ -152,18 +145,39 @@ class MatMulInt4Kernel {
       }
     };
 
-    // A panel stays in the second-level cache while tile after tile of rows is multiplied with it. Where panels are too
-    // few for the threads, the rows are divided too.
+    // A panel stays in the second-level cache while tile after tile of rows is multiplied with it, and so do the rows while
+    // panel after panel is: more rows than fit are divided. So are fewer, where panels are too few for the threads.
+    constexpr std::size_t kRowsInCache = std::size_t{1} << 19;  // bytes
     constexpr std::size_t kEnough = 32;
     const std::size_t panels = (matrix.columns + kPanelColumns - 1) / kPanelColumns;
-    const std::size_t parts = std::min(tiles, panels >= kEnough ? 1 : (kEnough + panels - 1) / panels);
+    const std::size_t parts = std::min(tiles, std::max(rows * row_bytes / kRowsInCache + 1, (kEnough + panels - 1) / panels));
     const auto multiply_part = [&](std::size_t unit) {
-      const std::size_t panel = unit / parts, part = unit % parts;
+      const std::size_t part = unit / panels, panel = unit % panels;
       for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
     };
-
-    for_each(context, tiles, rows * matrix.depth >= kWorthPackingInThreads, pack);
     for_each(context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
+  }
+
+  // One row as the kernels want it.
+  void pack(const Tensor& a, std::size_t row, std::uint8_t* packed) const {
+    const Int4Matrix& matrix = weights_->matrix();
+    const std::size_t depth = matrix.depth;
+    const bool half = a.type == ort::kFloat16;
+    if (quantized_ && !half) {
+      kernels_.quantize_row(matrix, static_cast<const float*>(a.data) + row * depth, packed);
+      return;
+    }
+    std::vector<float> values(quantized_ ? depth : matrix.block * matrix.blocks);
+    if (half) {
+      kernels_.from_half(static_cast<const std::uint16_t*>(a.data) + row * depth, depth, values.data());
+    } else {
+      std::copy_n(static_cast<const float*>(a.data) + row * depth, depth, values.data());
+    }
+    if (quantized_) {
+      kernels_.quantize_row(matrix, values.data(), packed);
+    } else {
+      std::memcpy(packed, values.data(), matrix.float_row_bytes());
+    }
   }
 
   template <typename Function>

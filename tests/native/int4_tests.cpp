@@ -83,11 +83,28 @@ struct Weights {
   Exact<std::uint8_t> bytes, scales, zero_points;
 };
 
+// Rows as the kernels take them.
+Exact<std::uint8_t> pack(const Int4Kernels& kernels, const Int4Matrix& matrix, const Exact<float>& rows,
+                         std::size_t stride, std::size_t count, bool quantized) {
+  const std::size_t row_bytes = quantized ? matrix.quantized_row_bytes() : matrix.float_row_bytes();
+  Exact<std::uint8_t> packed(count * row_bytes);
+  for (std::size_t row = 0; row < count; ++row) {
+    const float* values = rows.data() + row * stride;
+    std::uint8_t* to = packed.data() + row * row_bytes;
+    if (quantized) {
+      kernels.quantize_row(matrix, values, to);
+    } else {
+      std::memset(to, 0, row_bytes);
+      std::memcpy(to, values, matrix.depth * sizeof(float));
+    }
+  }
+  return packed;
+}
+
 // Y of rows times all panels, with NaN between and after the rows, which must stay.
 std::vector<float> product(const Int4Kernels& kernels, const Int4Matrix& matrix, const Exact<float>& rows,
                            std::size_t stride, std::size_t count, const std::vector<float>& bias, bool quantized) {
-  const Exact<std::uint8_t> packed(quantized ? matrix.quantized_bytes(count) : matrix.float_bytes(count));
-  (quantized ? kernels.quantize_rows : kernels.copy_rows)(matrix, rows.data(), stride, count, packed.data());
+  const Exact<std::uint8_t> packed = pack(kernels, matrix, rows, stride, count, quantized);
   const std::size_t out_stride = matrix.columns + kMargin;
   std::vector<float> out(kMargin + count * out_stride, kNan);
   for (std::size_t column = 0; column < matrix.columns; column += kPanelColumns) {
@@ -121,7 +138,8 @@ const std::vector<Shape>& shapes() {
   static const std::vector<Shape> all = {
       {1, 1, 0},     {2, 3, 0},     {31, 33, 0},   {37, 31, 0},   {64, 32, 0},   {127, 65, 0},  {131, 2, 0},
       {16, 1, 16},   {48, 37, 16},  {32, 1, 32},   {96, 31, 32},  {160, 97, 32}, {64, 5, 64},   {192, 33, 64},
-      {128, 13, 128}, {384, 17, 128}, {256, 7, 256}, {512, 41, 256}};
+      {128, 13, 128}, {384, 17, 128}, {256, 7, 256}, {512, 41, 256},
+      {1056, 3, 32}, {1040, 2, 16}, {1031, 1, 0}};
   return all;
 }
 
@@ -174,12 +192,10 @@ void kernels_agree_with_the_scalar_ones(const Int4Kernels& kernels) {
   for_every_product(kernels.rows, [&](const Weights&, const Int4Matrix& matrix, const Exact<float>& rows,
                                       std::size_t stride, std::size_t count, const std::vector<float>& bias,
                                       bool quantized) {
-    const std::size_t size = quantized ? matrix.quantized_bytes(count) : matrix.float_bytes(count);
-    const Exact<std::uint8_t> ours(size), reference(size);
-    (quantized ? kernels.quantize_rows : kernels.copy_rows)(matrix, rows.data(), stride, count, ours.data());
     const Int4Kernels& scalar = qcompiler::int4_scalar;
-    (quantized ? scalar.quantize_rows : scalar.copy_rows)(matrix, rows.data(), stride, count, reference.data());
-    CHECK(std::memcmp(ours.data(), reference.data(), size) == 0);
+    const Exact<std::uint8_t> ours = pack(kernels, matrix, rows, stride, count, quantized);
+    const Exact<std::uint8_t> reference = pack(scalar, matrix, rows, stride, count, quantized);
+    CHECK(std::memcmp(ours.data(), reference.data(), ours.size()) == 0);
 
     const double difference = largest_difference(product(kernels, matrix, rows, stride, count, bias, quantized),
                                                  product(scalar, matrix, rows, stride, count, bias, quantized));
@@ -198,9 +214,8 @@ void odd_values_are_quantized_alike(const Int4Kernels& kernels) {
     Exact<float> rows(2 * 64);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = values[i % values.size()];
     for (std::size_t i = 32; i < 64; ++i) rows[i] = static_cast<float>(i);  // a block in between that is as usual
-    const Exact<std::uint8_t> ours(matrix.quantized_bytes(2)), reference(matrix.quantized_bytes(2));
-    kernels.quantize_rows(matrix, rows.data(), 64, 2, ours.data());
-    qcompiler::int4_scalar.quantize_rows(matrix, rows.data(), 64, 2, reference.data());
+    const Exact<std::uint8_t> ours = pack(kernels, matrix, rows, 64, 2, true);
+    const Exact<std::uint8_t> reference = pack(qcompiler::int4_scalar, matrix, rows, 64, 2, true);
     CHECK(std::memcmp(ours.data(), reference.data(), ours.size()) == 0);
   }
 }
