@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler import ir
+from qcompiler import ir, tables
 from qcompiler.pipeline import Diagnostic
 from qcompiler.target import Target, is_float
 
@@ -79,8 +79,11 @@ def problems(graph: ir.Graph) -> Iterator[str]:
 
 
 def float_reasons(graph: ir.Graph, target: Target, remarks: Iterable[Diagnostic]) -> dict[str, str]:
-    """Why each node stays in float where it does: what placement remarked, else what the target's description says."""
+    """Why each node stays in float where it does: what placement or the maker of tables remarked, else what the
+    target's description says."""
+    remarks = list(remarks)
     said = {d.where: d.message.removeprefix(REFUSAL) for d in remarks if d.message.startswith(REFUSAL)}
+    said = {**tables.refusals(remarks), **said}
     return {node.name: said.get(node.name) or _float_reason(node, target) for _, node in ir.all_nodes(graph)}
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from qcompiler import ir
+from qcompiler.pipeline import Diagnostic
 
 OPERATOR = "TableLookup"
 DOMAIN = "qcompiler"
 KEY = "qcompiler.tables"
+MAKER = "fuse-tables"
+"""The pass that makes the tables."""
 
 
 def tables_of(graph: ir.Graph) -> dict[str, list[str]]:
@@ -30,3 +33,8 @@ def note(graph: ir.Graph, tables: Mapping[str, Sequence[str]]) -> None:
     """Writes down the nodes of more tables."""
     noted = {**tables_of(graph), **{name: list(nodes) for name, nodes in tables.items()}}
     graph.metadata[KEY] = json.dumps(noted)
+
+
+def refusals(remarks: Iterable[Diagnostic]) -> dict[str, str]:
+    """Why nodes are part of no table, by name, as far as the maker of the tables said so."""
+    return {one.where: one.message for one in remarks if (one.source, one.severity) == (MAKER, "refused")}

@@ -94,3 +94,20 @@ def test_a_plan_is_replayed_with_the_same_bytes(text: str, constants: dict[str, 
     again = qcompiler.compile(graph, feeds(), plan=first.plan, options=options)
     assert first.plan is not None and ("g" in first.plan.smoothing) == (text == CHANNELS)
     assert first.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "text, node, why",
+    [
+        ("l = Log(c) m = Mul(c, l) y = Conv(m, v)", "Log_1", "gives NaN, so it is part of no table: where 'c' is -"),
+        ("r = RandomNormalLike(c) m = Mul(c, r) y = Conv(m, v)", "RandomNormalLike_1", "it is random"),
+        ("n = NonZero(c) f = Cast<to = 1>(n) s = ReduceSum(f) m = Mul(c, s) y = Conv(m, v)", "NonZero_1", "the data"),
+    ],
+)
+def test_the_report_says_why_there_is_no_table(text: str, node: str, why: str) -> None:
+    graph = program(f"(float[1,3,8,8] x) => (float y) {{ c = Conv(x, w) {text} }}", CONV, opset=20, ir_version=9)
+    report = qcompiler.compile(graph, feeds(), options=qcompiler.Options(timing=False, ops="native")).report
+    fates = {one.name: one for one in report.nodes}
+    assert fates[node].precision == "float" and why in fates[node].reason
+    assert tables.OPERATOR not in report.operators

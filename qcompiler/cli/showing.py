@@ -45,7 +45,8 @@ def inspect_command(
     lookups = tables_of(graph)
     if lookups:
         inside = sum(map(len, lookups.values()))
-        console.print(f"{len(lookups)} tables stand for {inside} nodes of the model that they were compiled from")
+        stand = "1 table stands" if len(lookups) == 1 else f"{len(lookups)} tables stand"
+        console.print(f"{stand} for {inside} nodes of the model that was compiled")
         for name, members in lookups.items() if verbose else ():
             console.print(f"  {name}: {', '.join(members)}", markup=False)
     console.print()

@@ -22,7 +22,7 @@ from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search import by_row, improve
 from qcompiler.search.points import measuring_points
 from qcompiler.search.sensitivity import with_outputs
-from qcompiler.tables import tables_of
+from qcompiler.tables import refusals, tables_of
 from qcompiler.verify import fused, numbers, profile, timing
 
 if TYPE_CHECKING:
@@ -287,9 +287,11 @@ class Refiner:
         return found
 
     def built(self, plan: Plan) -> Candidate:
+        before = len(self.compilation.runs)
         graph = self.compilation.lowered(plan, self.ctx.statistics)
         optimized = fused.written(graph) if self.compilation.large else fused.optimize(graph)
-        forms = fused.fates(plan.intended, optimized, tables_of(graph))
+        refused = refusals(remark for run in self.compilation.runs[before:] for remark in run.result.diagnostics)
+        forms = fused.fates(plan.intended, optimized, tables_of(graph), refused)
         return Candidate(graph, plan, forms, optimized.histogram())
 
     def without(self, candidate: Candidate, nodes: dict[str, str], action: str, reason: str) -> Candidate:

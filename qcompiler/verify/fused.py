@@ -67,10 +67,13 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def fates(
-    names: Iterable[str], optimized: Optimized, looked_up: Mapping[str, Sequence[str]] | None = None
+    names: Iterable[str],
+    optimized: Optimized,
+    looked_up: Mapping[str, Sequence[str]] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> dict[str, Fate]:
     """The fate of each named node of the graph that was handed to the runtime, and of each that a table of it stands
-    for; ``looked_up`` holds these by the table's name.
+    for; ``looked_up`` holds these by the table's name. ``refused``: why nodes that work on floats are in no table.
 
     The runtime keeps a node's name when it replaces the node, sometimes with ``_token_N`` or ``/NAME`` behind it. A
     node is fused unless one of its inputs is still dequantized right before it.
@@ -91,7 +94,8 @@ def fates(
             ]
             found[name] = Fate(name, node.op_type, True)
             if dequantized:
-                found[name] = Fate(name, node.op_type, False, f"'{dequantized[0]}' is dequantized before it")
+                why = (refused or {}).get(name) or f"'{dequantized[0]}' is dequantized before it"
+                found[name] = Fate(name, node.op_type, False, why)
                 break
     for table, members in (looked_up or {}).items():
         why = f"in one table with the nodes up to '{members[-1]}'" if len(members) > 1 else ""

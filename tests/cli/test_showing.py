@@ -57,7 +57,7 @@ def test_inspect_knows_what_tables_stand_for(folder: Path) -> None:
     model.metadata_props.add(key="qcompiler.tables", value='{"gate": ["sigmoid", "mul"]}')
     onnx.save(model, "m.onnx")
     done = invoke("inspect", "m.onnx", "--verbose")
-    assert "1 tables stand for 2 nodes" in done.out and "gate: sigmoid, mul" in done.out
+    assert "1 table stands for 2 nodes" in done.out and "gate: sigmoid, mul" in done.out
 
 
 def test_inspect_graph(folder: Path) -> None:
