@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,27 +15,32 @@ from qcompiler.four_bits import reduced_axis
 from qcompiler.passes._weights import Weight, batches, kept_normal, weights, with_numbers
 from qcompiler.passes.clip_weights import clipped
 from qcompiler.passes.round_weights import compensated, factored
-from qcompiler.pipeline import Diagnostic, MomentsPass, PassContext, PassResult, Semantics
-from qcompiler.plan import Plan
+from qcompiler.pipeline import Diagnostic, GradualPass, PassContext, PassResult, Semantics
+from qcompiler.plan import Plan, Site
 from qcompiler.runtime import one_thread_each, side_by_side
 
 MOST_DAMPING = 1.0
 ROWS = 256
 """Outputs that are worked on at a time."""
+TRIED = 1024
+"""Outputs at most that samples held out are asked about."""
 
 
 @dataclass(frozen=True)
-class CompensateWeights(MomentsPass):
+class CompensateWeights(GradualPass):
     """GPTQ (Frantar et al. 2022, equations 2 and 3) for weights in blocks: one input after the other is rounded, and
     the error is taken back by the inputs still to come, as far as the second moments of what is multiplied say that
     they go together. Inputs with the largest moments come first, each with the scale of its own block.
 
-    1. Scales, and zero points where the scheme has them, are those of least squared error, each input's error counted
+    1. Where the samples have come through weights that are rounded, x̃ in place of x, codes are made for the weight W*
+       whose product with x̃ is nearest to W x, as in GPTAQ (Li et al. 2025): W* = W + W D (M + λ)⁻¹, with D the mean of
+       (x − x̃) x̃ᵀ, M that of x̃ x̃ᵀ, and λ the damping.
+    2. Scales, and zero points where the scheme has them, are those of least squared error, each input's error counted
        by what those behind it cannot take back; see ``clip-weights``.
-    2. Codes; then scales anew, those with the least error at the output for the codes, of all blocks of an output at
+    3. Codes; then scales anew, those with the least error at the output for the codes, of all blocks of an output at
        once; then codes again. What is best on the samples is kept, output by output. Whether it helps is asked of
        samples that were held out; what is kept is for all of them.
-    3. Where the moments' factorization fails, damping grows tenfold; from ``MOST_DAMPING`` on the weight is rounded by
+    4. Where the moments' factorization fails, damping grows tenfold; from ``MOST_DAMPING`` on the weight is rounded by
        itself. So is one for which the samples held out see no gain, and one that no product of the outermost graph
        reads: an embedding. Each is reported.
 
@@ -62,6 +68,9 @@ class CompensateWeights(MomentsPass):
                     found.setdefault(site.tensor, []).append(site.node)
         return found
 
+    def groups(self, graph: ir.Graph, plan: Plan) -> list[list[Site]]:
+        return [weight.sites for weight in weights(graph, plan)]
+
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None:
             raise PassError("needs a plan", where=graph.name)
@@ -78,9 +87,10 @@ class CompensateWeights(MomentsPass):
                 numbers[weight] = found.scale, found.zero_point
                 diagnostics += [Diagnostic(weight.name, remark) for remark in found.remarks]
                 if found.change is not None:
+                    change = found.change if ctx.scratch is None else ctx.scratch.put(found.change)
                     for site in weight.sites:
                         along = reduced_axis(ctx.plan.sites[site].scheme) == 1
-                        changes[site.tensor] = found.change if along else found.change.T
+                        changes[site.tensor] = change if along else change.T
         plan = replace(with_numbers(ctx.plan, numbers), four_bit_rounding=changes)
         return PassResult(len(todo), tuple(diagnostics), plan)
 
@@ -88,7 +98,6 @@ class CompensateWeights(MomentsPass):
         if moments is None:
             return _Found(*clipped(weight, turned=self.turned), None, ["no product reads it: rounded by itself"])
         remarks: list[str] = []
-        parts, values = moments.parts(), np.asarray(weight.values, np.float32)
         gathered = len({site.index for site in weight.sites}) > 1
 
         def lessened(seen: tuple[np.ndarray, ...]) -> list[np.ndarray]:
@@ -98,69 +107,63 @@ class CompensateWeights(MomentsPass):
 
         fitted, everything = lessened(moments.fitted), lessened(moments.all())
         diagonal = np.concatenate([np.diag(part) for part in everything])
-        plain = clipped(weight, diagonal + 1e-6 * diagonal.mean(), turned=self.turned)
-        if not np.isfinite(plain[0]).all():
-            return _Found(*plain, None, [])
-
-        def noise(scale: np.ndarray, codes: np.ndarray) -> float:
-            errors = values - codes * _spread(scale, weight.block)
-            return float(np.sum(_row_noise(errors, parts, [one[0] for one in moments.held_out])))
-
-        alone, damping = noise(plain[0], _nearest(weight, *plain)), self.damping
+        plain = diagonal + np.float32(1e-6) * diagonal.mean()
+        if not all(np.isfinite(weight.values[batch]).all() for batch in batches(len(weight.values), ROWS)):
+            return _Found(*clipped(weight, plain, turned=self.turned), None, [])
+        few = replace(weight, values=weight.values[:: -(-len(weight.values) // TRIED)])
+        damping = self.damping
         while damping < MOST_DAMPING:
             try:
-                counts = np.concatenate([_left_over(part, damping) for part in everything])
-                start, zero_point = clipped(weight, counts, turned=self.turned)
-                ours = noise(*self._compensated(weight, start, zero_point, parts, fitted, damping, 1))
+                drift = () if moments.drift is None else moments.drift.fitted
+                trial = _Problem(moments.parts(), fitted, drift, damping)
+                alone = _held_out(few, moments, *clipped(few, plain, turned=self.turned), None)
+                ours = _held_out(few, moments, *self._compensated(few, trial, 1))
                 if not ours < alone:
-                    return _Found(*plain, None, [*remarks, "rounded by itself: samples held out see no gain"])
-                scale, codes = self._compensated(weight, start, zero_point, parts, everything, damping, self.rounds)
-                break
+                    remarks.append("rounded by itself: samples held out see no gain")
+                    break
+                whole = _Problem(moments.parts(), everything, moments.all_drift(), damping)
+                found = self._compensated(weight, whole, self.rounds)
+                gain = 10.0 * np.log10(alone / ours) if ours > 0.0 else np.inf
+                return _Found(*found, [*remarks, f"rounded with the others in mind, {gain:.1f} dB less noise"])
             except np.linalg.LinAlgError:
                 damping *= 10.0
                 remarks.append(f"its moments cannot be factored: damping raised to {damping:g}")
         else:
-            return _Found(*plain, None, [*remarks, "rounded by itself"])
-        gain = 10.0 * np.log10(alone / ours) if ours > 0.0 else np.inf
-        remarks.append(f"rounded with the others in mind, {gain:.1f} dB less noise")
-        change = (codes - _nearest(weight, scale, zero_point)).astype(np.int8)
-        return _Found(scale, zero_point, change, remarks)
+            remarks.append("rounded by itself")
+        return _Found(*clipped(weight, plain, turned=self.turned), None, remarks)
 
-    def _compensated(
-        self,
-        weight: Weight,
-        start: np.ndarray,
-        zero_point: np.ndarray,
-        parts: list[slice],
-        moments: list[np.ndarray],
-        damping: float,
-        rounds: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scales ``[outputs, blocks]`` and codes ``[outputs, inputs]``, counted from the zero point."""
-        scales, codes = np.empty_like(start), np.empty(weight.values.shape, np.float32)
-        ends = _ends(weight, zero_point, -8.0 if self.turned else -7.0)
-        for batch in batches(len(start), ROWS):
+    def _compensated(self, weight: Weight, problem: _Problem, rounds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scales and zero points ``[outputs, blocks]``, and by how much codes differ from the nearest, int8
+        ``[outputs, inputs]``."""
+        block, shape = weight.block, (len(weight.values), weight.blocks)
+        scales, zero_points = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        changes = np.empty(weight.values.shape, np.int8)
+        for batch in batches(len(scales), ROWS):
             values = np.ascontiguousarray(weight.values[batch], np.float32)
-            scale, least = start[batch], np.full(len(values), np.inf)
-            low, high = (_spread(end[batch], weight.block)[None] for end in ends)
+            target = problem.target(values)
+            scale, zero_point = clipped(replace(weight, values=target), problem.counts, turned=self.turned)
+            ends = _ends(weight, zero_point, -8.0 if self.turned else -7.0)
+            low, high = (_spread(end, block)[None] for end in ends)
+            best, codes, least = scale.copy(), np.empty_like(values), np.full(len(values), np.inf)
             for _ in range(rounds):
-                steps = _spread(scale, weight.block)[None]
+                steps = _spread(scale, block)[None]
                 coded = [
                     compensated(
-                        (values / steps)[..., part], moment[None], low[..., part], high[..., part], damping,
-                        steps[..., part],
+                        (target / steps)[..., part], factors, low[..., part], high[..., part], steps[..., part]
                     )[0]
-                    for part, moment in zip(parts, moments)
+                    for part, factors in zip(problem.parts, problem.factors)
                 ]
                 found = np.concatenate(coded, axis=1)
                 for fit in (False, True):
                     if fit:
-                        scale = _fitted(values, found, scale, weight.block, parts, moments)
-                    noise = _row_noise(values - found * _spread(scale, weight.block), parts, moments)
+                        scale = _fitted(target, found, scale, block, problem)
+                    noise = _row_noise(target - found * _spread(scale, block), problem.parts, problem.moments)
                     better = noise < least
                     least = np.where(better, noise, least)
-                    scales[batch][better], codes[batch][better] = scale[better], found[better]
-        return scales, codes
+                    best[better], codes[better] = scale[better], found[better]
+            scales[batch], zero_points[batch] = best, zero_point
+            changes[batch] = codes - _nearest(values, best, _ends(weight, zero_point), block)
+        return scales, zero_points, changes
 
 
 @dataclass
@@ -174,12 +177,39 @@ class _Found:
     remarks: list[str]
 
 
-def _left_over(moment: np.ndarray, damping: float) -> np.ndarray:
-    """Of each input, what its squared error counts when the inputs rounded after it take back what they can."""
-    order, root = factored(moment[None], damping)
-    found = np.empty(len(moment), np.float32)
-    found[order[0]] = 1.0 / np.diag(root[0]) ** 2
-    return found
+class _Problem:
+    """What a weight is rounded for: the second moments of ``parts`` of its inputs, and the weight W* that is to be met.
+    ``counts``: of each input, what its squared error counts when the inputs rounded after it take back what they can.
+
+    Raises:
+        LinAlgError: the moments cannot be factored.
+    """
+
+    def __init__(
+        self, parts: list[slice], moments: list[np.ndarray], drift: tuple[np.ndarray, ...], damping: float
+    ) -> None:
+        self.parts, self.moments = parts, moments
+        self.factors = [factored(moment[None], damping) for moment in moments]
+        self.counts = np.empty(parts[-1].stop, np.float32)
+        for part, (order, root) in zip(parts, self.factors):
+            self.counts[part][order[0]] = 1.0 / np.diag(root[0]) ** 2
+        self._moved = []  # D (M + λ)⁻¹
+        for moment, off in zip(moments, drift):
+            ridge = damping * np.mean(np.diag(moment)) * np.eye(len(moment))
+            self._moved.append(np.linalg.solve(moment + ridge, off[0].T).T.astype(np.float32))
+
+    def target(self, values: np.ndarray) -> np.ndarray:
+        found = values.copy()
+        for part, moved in zip(self.parts, self._moved):
+            found[:, part] += values[:, part] @ moved
+        return found
+
+    def groups(self, block: int) -> list[slice]:
+        """Blocks of inputs whose errors show together: those of a part, or all where a block is in two parts."""
+        ends = [part.stop for part in self.parts]
+        if any(end % block for end in ends):
+            return [slice(0, ends[-1] // block)]
+        return [slice(part.start // block, part.stop // block) for part in self.parts]
 
 
 def _ends(weight: Weight, zero_point: np.ndarray, lowest: float = -8.0) -> tuple[np.ndarray, np.ndarray]:
@@ -193,35 +223,50 @@ def _spread(scale: np.ndarray, block: int) -> np.ndarray:
     return np.repeat(scale, block, axis=1)
 
 
-def _nearest(weight: Weight, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """Codes, counted from the zero point, with nothing taken back."""
-    low, high = (_spread(end, weight.block) for end in _ends(weight, zero_point))
-    return np.clip(np.rint(np.asarray(weight.values, np.float32) / _spread(scale, weight.block)), low, high)
+def _nearest(values: np.ndarray, scale: np.ndarray, ends: Sequence[np.ndarray], block: int) -> np.ndarray:
+    """Codes, counted from the zero point, with nothing taken back; ``ends``: the lowest and highest of each block."""
+    low, high = (_spread(end, block) for end in ends)
+    return np.clip(np.rint(values / _spread(scale, block)), low, high)
 
 
-def _fitted(
-    values: np.ndarray,
-    codes: np.ndarray,
-    scale: np.ndarray,
-    block: int,
-    parts: list[slice],
-    moments: list[np.ndarray],
-) -> np.ndarray:
+def _held_out(
+    weight: Weight, moments: Moments, scale: np.ndarray, zero_point: np.ndarray, change: np.ndarray | None
+) -> float:
+    """Power of the error at the outputs, W x − Q x̃ = W (x − x̃) + (W − Q) x̃, over the samples held out."""
+    total, ends = 0.0, _ends(weight, zero_point)
+    for batch in batches(len(scale), ROWS):
+        values = np.ascontiguousarray(weight.values[batch], np.float32)
+        codes = _nearest(values, scale[batch], [end[batch] for end in ends], weight.block)
+        codes = codes if change is None else codes + change[batch]
+        errors = values - codes * _spread(scale[batch], weight.block)
+        total += float(np.sum(_row_noise(errors, moments.parts(), [one[0] for one in moments.held_out])))
+        if moments.drift is not None:
+            for part, off, power in zip(moments.parts(), moments.drift.held_out, moments.drift.power):
+                own = values[:, part]
+                total += float(np.sum(own @ power[0] * own) + 2.0 * np.sum(own @ off[0] * errors[:, part]))
+    return total
+
+
+def _fitted(values: np.ndarray, codes: np.ndarray, scale: np.ndarray, block: int, problem: _Problem) -> np.ndarray:
     """The scales with the least noise for these codes: of each output the solution of (CᵀMC) s = CᵀMw, where C has the
     codes of a block in that block's column. Scales that would turn around or come near zero stay."""
-    outputs, inputs = codes.shape
-    blocks = inputs // block
-    matrix, right = np.zeros((outputs, blocks, blocks)), np.zeros((outputs, blocks))
-    owner = np.arange(inputs) // block
-    for part, moment in zip(parts, moments):
-        mine, owners = codes[:, part], owner[part]
-        columns = np.arange(blocks)[:, None] == owners  # [blocks, inputs of the part]
-        right += (mine * (values[:, part] @ moment)) @ columns.T
-        for one in np.unique(owners):
-            reached = (mine * columns[one]) @ moment * mine
-            matrix[:, one] += reached @ columns.T
-    ridge = 1e-6 * np.einsum("nbb->nb", matrix).mean(axis=1)[:, None, None] * np.eye(blocks) + 1e-30 * np.eye(blocks)
-    fitted = np.linalg.solve(matrix + ridge, (right + ridge.diagonal(axis1=1, axis2=2) * scale)[..., None])[..., 0]
+    blocks = codes.shape[1] // block
+    matrix, right = np.zeros((len(codes), blocks, blocks)), np.zeros((len(codes), blocks))
+    fitted = np.empty_like(scale)
+    for part, moment in zip(problem.parts, problem.moments):
+        first, last = part.start // block, -(-part.stop // block)
+        edges = np.clip(np.arange(first, last + 1) * block - part.start, 0, part.stop - part.start)
+        mine = codes[:, part]
+        right[:, first:last] += np.add.reduceat(mine * (values[:, part] @ moment), edges[:-1], axis=1)
+        for one, start, end in zip(range(first, last), edges, edges[1:]):
+            reached = (mine[:, start:end] @ moment[start:end]) * mine
+            matrix[:, one, first:last] += np.add.reduceat(reached, edges[:-1], axis=1)
+    for group in problem.groups(block):
+        own, near = matrix[:, group, group], scale[:, group]
+        unit = np.eye(own.shape[1])
+        ridge = (1e-6 * np.einsum("nbb->nb", own).mean(axis=1)[:, None, None] + 1e-30) * unit
+        wanted = right[:, group] + ridge.diagonal(axis1=1, axis2=2) * near
+        fitted[:, group] = np.linalg.solve(own + ridge, wanted[..., None])[..., 0]
     near = np.isfinite(fitted) & (fitted / scale > 0.5) & (fitted / scale < 2.0)
     return kept_normal(np.where(near, fitted, scale), scale != 0.0)
 
@@ -231,4 +276,3 @@ def _row_noise(errors: np.ndarray, parts: list[slice], moments: list[np.ndarray]
     for part, moment in zip(parts, moments):
         total += np.einsum("nk,nk->n", errors[:, part] @ moment, errors[:, part])
     return total
-

@@ -75,7 +75,7 @@ class RoundWeights(MomentsPass):
             nearest = np.clip(np.rint(exact), *ends)
             found = np.concatenate(
                 [
-                    compensated(exact[..., part], moment, *ends, self.damping)
+                    compensated(exact[..., part], factored(moment, self.damping), *ends)
                     for part, moment in zip(blocks_of(exact.shape[2]), moments[name].fitted)
                 ],
                 axis=2,
@@ -105,17 +105,16 @@ def _by_itself(quant: TensorQuant) -> bool:
 
 def compensated(
     exact: np.ndarray,
-    moment: np.ndarray,
+    factors: tuple[np.ndarray, np.ndarray],
     low: np.ndarray,
     high: np.ndarray,
-    damping: float,
     steps: np.ndarray | None = None,
 ) -> np.ndarray:
     """Whole numbers between ``low`` and ``high`` ``[G, 1 or N, 1 or K]`` for the weights ``exact`` ``[G, N, K]`` in
-    units of their scales. ``moment``: ``[G, K, K]``; ``damping``: see ``factored``.
+    units of their scales. ``factors``: of the moments, see ``factored``.
     ``steps``: float32 ``[G, N, K]``, the scales where an output has several."""
     length = exact.shape[2]
-    order, factor = factored(moment, damping)
+    order, factor = factors
     left = np.take_along_axis(exact.swapaxes(1, 2), order[:, :, None], 1).astype(np.float32)  # [G, K, N]
     units = None if steps is None else np.take_along_axis(steps.swapaxes(1, 2), order[:, :, None], 1)
     left = left if units is None else left * units  # what errors are taken back in is alike for all

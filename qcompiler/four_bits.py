@@ -75,9 +75,22 @@ class Codes(ir.Computed):
             np.rint(codes, out=codes)
             codes += np.expand_dims(self.zero_point[ours].astype(np.float32) - low, self.axis + 1)
             if self.change is not None:
+                np.clip(codes, 0, high - low, out=codes)
                 codes += self._split(self.change[place])
             np.clip(codes, 0, high - low, out=codes)
             yield place, codes.reshape(self.source[place].shape)
+
+    def dequantized(self) -> np.ndarray:
+        """float32, what the codes stand for, of the weight's shape."""
+        values = np.empty(self.shape, np.float32)
+        low = self.quant.scheme.storage_range[0]
+        for place, codes in self.parts():
+            ours = self.of_blocks(place)
+            steps = self._split(codes)
+            steps -= np.expand_dims(self.zero_point[ours].astype(np.float32) - low, self.axis + 1)
+            steps *= np.expand_dims(self.scale[ours], self.axis + 1)
+            values[place] = steps.reshape(codes.shape)
+        return values
 
     def places(self) -> Iterator[tuple[slice, slice]]:
         """Parts of the weight that hold whole blocks and fit the cache."""
@@ -134,7 +147,7 @@ class Codes(ir.Computed):
 
 
 class Scratch:
-    """Packed codes in a file without a name, found again by what they are codes of: the memory is the file's."""
+    """Arrays in a file without a name: the memory is the file's. Packed codes are found again by what they are of."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="qcompiler-")
@@ -142,8 +155,18 @@ class Scratch:
 
     def keep(self, codes: Codes, packed: np.ndarray) -> None:
         """``packed``: what ``codes.packed()`` computes."""
-        self._places[codes.identity] = self._file.tell(), packed.shape
-        self._file.write(np.ascontiguousarray(packed).data)
+        self._places[codes.identity] = self._write(packed), packed.shape
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        """The same array, in the file."""
+        place = self._write(array)
+        self._file.flush()
+        return np.memmap(self._file, array.dtype, "r", place, array.shape)
+
+    def _write(self, array: np.ndarray) -> int:
+        place = self._file.seek(-(-self._file.tell() // _LEAST) * _LEAST)
+        self._file.write(np.ascontiguousarray(array).data)
+        return place
 
     def find(self, codes: Codes) -> np.ndarray | None:
         place = self._places.get(codes.identity)

@@ -24,9 +24,17 @@ def current_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """How much memory is left for this process, caches of files that may be given up included; 0 where the system does
-    not tell."""
-    return _status("MemAvailable", "/proc/meminfo")
+    """How much memory is left for this process, caches of files that may be given up included, and no more than its own
+    limit (``ulimit -d``) leaves; 0 where the system does not tell."""
+    available = _status("MemAvailable", "/proc/meminfo")
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return available
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit == resource.RLIM_INFINITY or not available:
+        return available
+    return max(1, min(available, limit - _status("VmData")))
 
 
 def _status(field: str, place: str = "/proc/self/status") -> int:

@@ -12,7 +12,7 @@ from qcompiler import ir
 from qcompiler.errors import ModelError, PassError, QCompilerError
 
 if TYPE_CHECKING:
-    from qcompiler.plan import Plan
+    from qcompiler.plan import Plan, Site
     from qcompiler.target import Target
 
 
@@ -99,6 +99,15 @@ class MomentsPass(Pass):
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, list[str]]:
         """Names of the weights it wants moments for, each with the nodes of the outermost graph that read it."""
+        raise NotImplementedError
+
+
+class GradualPass(MomentsPass):
+    """A ``MomentsPass`` that may be given a plan with some of the weights alone: those behind them are then rounded for
+    what these make of the samples."""
+
+    def groups(self, graph: ir.Graph, plan: Plan) -> list[list[Site]]:
+        """The uses of each weight that it rounds."""
         raise NotImplementedError
 
 

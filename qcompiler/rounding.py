@@ -11,7 +11,7 @@ from qcompiler import calibrate, registry
 from qcompiler.data import spread
 from qcompiler.errors import DataError, TargetError
 from qcompiler.four_bits import Scratch
-from qcompiler.pipeline import MomentsPass, PassContext
+from qcompiler.pipeline import GradualPass, PassContext
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.target import VERIFIERS, Target
 
@@ -83,15 +83,54 @@ class Rounding:
         assert ctx.plan is not None
         ctx = replace(ctx, plan=self.remembered(ctx.plan), scratch=self.scratch)
         one = registry.make(WAYS[self.way], self.options())
-        if isinstance(one, MomentsPass):
+        ctx = self.gradually(one, ctx) if isinstance(one, GradualPass) else self.job._run([one], self.job.graph, ctx)
+        return self.job._run([registry.make("solve")], self.job.graph, ctx)
+
+    def gradually(self, one: GradualPass, ctx: PassContext) -> PassContext:
+        """The weights in the order in which samples come to them, each for what those before it make of them.
+
+        A weight that is read in several places, as by an embedding and the output layer tied to it, has no place of its
+        own in this order: it is rounded first, for what it is multiplied with in the model as it is.
+        """
+        assert ctx.plan is not None
+        plan, graph = ctx.plan, self.job.graph
+        readers, groups = one.wanted(graph, plan), one.groups(graph, plan)
+        feeds = spread(self.job.samples(), SAMPLES) if readers else []
+        products = {node for nodes in readers.values() for node in nodes}
+        walk = calibrate.Walk(graph, products, feeds, rows=ROWS, most=TOGETHER, lean=self.job.large)
+        if not walk.possible:
+            moments = calibrate.second_moments(graph, readers, feeds, rows=ROWS, most=TOGETHER)
+            return replace(self.job._run([one], graph, replace(ctx, moments=moments)), moments=None)
+        first: list[Site] = []
+        later: dict[int, list[Site]] = {}
+        for sites in groups:
+            depths = {walk.depths[site.node] if site.node in products else 0 for site in sites}
+            alone = len(depths) == 1 and depths != {0}
+            (later.setdefault(depths.pop(), []) if alone else first).extend(sites)
+
+        def rounded(sites: list[Site], moments: dict[str, calibrate.Moments]) -> None:
+            nonlocal ctx
             assert ctx.plan is not None
-            readers = one.wanted(self.job.graph, ctx.plan)
-            if readers:
-                feeds = spread(self.job.samples(), SAMPLES)
-                moments = calibrate.second_moments(self.job.graph, readers, feeds, rows=ROWS, most=TOGETHER)
-                ctx = replace(ctx, moments=moments)
-        ctx = self.job._run([one], self.job.graph, ctx)
-        return self.job._run([registry.make("solve")], self.job.graph, replace(ctx, moments=None))
+            whole = ctx.plan
+            part = replace(whole, sites={site: whole.sites[site] for site in sites})
+            found = self.job._run([one], graph, replace(ctx, plan=part, moments=moments)).plan
+            assert found is not None
+            ctx = replace(ctx, plan=replace(found, sites={**whole.sites, **found.sites}))
+
+        def read(sites: list[Site]) -> dict[str, list[str]]:
+            names = {site.tensor for site in sites}
+            return {name: nodes for name, nodes in readers.items() if name in names}
+
+        if first:
+            rounded(first, walk.plain(read(first)))
+        assert ctx.plan is not None
+        for stage in walk.stages(ctx.plan):
+            sites = later.get(stage.depth, [])
+            if sites:
+                rounded(sites, stage.moments(read(sites)))
+            assert ctx.plan is not None
+            stage.end(ctx.plan)
+        return ctx
 
     def options(self) -> dict[str, bool]:
         """Of the pass. Builders of engines want positive scales."""

@@ -38,6 +38,7 @@ def session(
     optimize: str = "all",
     threads: int = 1,
     prompt: bool = False,
+    lean: bool = False,
     optimized_path: str | os.PathLike[str] | None = None,
     profile_prefix: str | os.PathLike[str] | None = None,
 ) -> Iterator[ort.InferenceSession]:
@@ -46,6 +47,7 @@ def session(
     ``optimize``: ``none``, ``basic`` or ``all`` of ONNX Runtime's graph rewrites. Large graphs travel through a
     temporary file, so that weights are not held twice. ``prompt``: of the nodes that can run, the first in the model
     runs, not the one that leads straight to an output; side computations are then done early and their inputs freed.
+    ``lean``: weights stay in a file, whose memory is not the process's own; products are slower for it.
     ``optimized_path`` receives ONNX Runtime's own optimized graph.
 
     Raises:
@@ -58,6 +60,9 @@ def session(
     options.log_severity_level = 4
     if prompt:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if lean:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     if profile_prefix is not None:
@@ -66,7 +71,7 @@ def session(
         native.register_custom_ops(options)
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as scratch:
         if isinstance(model, ir.Graph):
-            if ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
+            if lean or ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
                 source: str | bytes = str(ir.save(model, Path(scratch) / "model.onnx", external=True))
             else:
                 source = ir.to_proto(model).SerializeToString()

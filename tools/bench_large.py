@@ -1,15 +1,18 @@
 """Compiles a language model of random weights that memory has no room for, and says what that took.
 
     python tools/bench_large.py --gigabytes 14 --folder /tmp
+    python tools/bench_large.py --gigabytes 2.5 --limit 4 --samples 16      rounded on samples (gptq), in 4 GB at most
 
 The model, of layers like Llama's, is written to the folder, compiled there in a process of its own, and deleted. Beside
-it: what reading the weights once and writing the result once takes here. Own memory is what no file stands for.
+it: what reading the weights once and writing the result once takes here. Own memory is what no file stands for;
+``--limit`` is what the system lets the process have of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +23,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-WIDTH, HIDDEN, VOCABULARY = 4096, 11008, 32000
+VOCABULARY, LENGTH = 32000, 256
+HIDDEN = 2.6875
+"""Width of a hidden layer, in widths of the model."""
 POLL = 0.02
 """Seconds between two looks at the memory."""
 PIECE = 1 << 26
@@ -46,22 +51,22 @@ class Writer:
         return name
 
 
-def write(path: Path, size: float) -> int:
+def write(path: Path, size: float, width: int = 4096, vocabulary: int = VOCABULARY) -> int:
     """A model of about so many bytes of weights at the path; returns how many there are."""
     writer = Writer(path.with_name(path.name + ".data"))
-    nodes = [helper.make_node("Gather", [writer.add("embedding", VOCABULARY, WIDTH), "ids"], ["x0"], "embed")]
+    nodes = [helper.make_node("Gather", [writer.add("embedding", vocabulary, width), "ids"], ["x0"], "embed")]
     layer = 0
-    while writer.file.tell() + 4 * WIDTH * VOCABULARY < size or layer == 0:
-        nodes += block(writer, layer)
+    while writer.file.tell() + 4 * width * vocabulary < size or layer == 0:
+        nodes += block(writer, layer, width, int(HIDDEN * width))
         layer += 1
-    nodes.append(helper.make_node("MatMul", [f"x{layer}", writer.add("head", WIDTH, VOCABULARY)], ["logits"], "head_"))
+    nodes.append(helper.make_node("MatMul", [f"x{layer}", writer.add("head", width, vocabulary)], ["logits"], "head_"))
     written = writer.file.tell()
     writer.file.close()
     graph = helper.make_graph(
         nodes,
         "large",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", vocabulary])],
         writer.initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -69,7 +74,7 @@ def write(path: Path, size: float) -> int:
     return written
 
 
-def block(writer: Writer, layer: int) -> list[onnx.NodeProto]:
+def block(writer: Writer, layer: int, width: int, hidden: int) -> list[onnx.NodeProto]:
     """A layer without its attention, which has no weights: four square products and a gated hidden layer."""
     made: list[onnx.NodeProto] = []
 
@@ -82,11 +87,11 @@ def block(writer: Writer, layer: int) -> list[onnx.NodeProto]:
         return node("MatMul", x, writer.add(f"layer{layer}.{name}", rows, columns))
 
     x = f"x{layer}"
-    values = node("Mul", product(x, "query", WIDTH, WIDTH), product(x, "key", WIDTH, WIDTH))
-    values = node("Add", values, product(x, "value", WIDTH, WIDTH))
-    x = node("Add", x, product(values, "output", WIDTH, WIDTH))
-    gated = node("Mul", node("Sigmoid", product(x, "gate", WIDTH, HIDDEN)), product(x, "up", WIDTH, HIDDEN))
-    made.append(helper.make_node("Add", [x, product(gated, "down", HIDDEN, WIDTH)], [f"x{layer + 1}"], f"l{layer}_x"))
+    values = node("Mul", product(x, "query", width, width), product(x, "key", width, width))
+    values = node("Add", values, product(x, "value", width, width))
+    x = node("Add", x, product(values, "output", width, width))
+    gated = node("Mul", node("Sigmoid", product(x, "gate", width, hidden)), product(x, "up", width, hidden))
+    made.append(helper.make_node("Add", [x, product(gated, "down", hidden, width)], [f"x{layer + 1}"], f"l{layer}_x"))
     return made
 
 
@@ -103,12 +108,18 @@ def moved(source: Path, size: int, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def compiled(model: Path, output: Path, options: list[str]) -> tuple[float, int, dict]:
-    """Seconds, the largest memory that no file stands for, and the report."""
+def compiled(model: Path, output: Path, options: list[str], limit: float = 0.0) -> tuple[float, int, dict]:
+    """Seconds, the largest memory that no file stands for, and the report. ``limit``: bytes of it that the system
+    allows, 0 for all."""
+
+    def limited() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+
     report = output.with_suffix(".json")
     command = [sys.executable, "-m", "qcompiler", "compile", str(model), "-o", str(output), "--precision", "int4"]
     start, most = time.perf_counter(), 0
-    process = subprocess.Popen([*command, "--report", str(report), "--quiet", *options])
+    process = subprocess.Popen([*command, "--report", str(report), "--quiet", *options], preexec_fn=limited)
     while process.poll() is None:
         most = max(most, anonymous(process.pid))
         time.sleep(POLL)
@@ -129,12 +140,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=14.0)
     parser.add_argument("--folder", type=Path, help="with room for the model and the result")
-    parser.add_argument("options", nargs="*", default=["--rounding", "rtn"], help="of qcompiler compile, after --")
+    parser.add_argument("--width", type=int, default=4096, help="of the model (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=0.0, help="gigabytes of own memory that the system allows")
+    parser.add_argument("--samples", type=int, default=0, help=f"random texts of {LENGTH} words to round weights for")
+    parser.add_argument("options", nargs="*", default=[], help="of qcompiler compile, after --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qcompiler-large-", dir=arguments.folder) as name:
         folder = Path(name)
-        size = write(folder / "model.onnx", arguments.gigabytes * 1e9)
-        seconds, memory, report = compiled(folder / "model.onnx", folder / "compiled.onnx", arguments.options)
+        size = write(folder / "model.onnx", arguments.gigabytes * 1e9, arguments.width)
+        options = arguments.options or ["--rounding", "gptq" if arguments.samples else "rtn"]
+        if arguments.samples:
+            ids = np.random.default_rng(1).integers(0, VOCABULARY, (arguments.samples, 1, LENGTH))
+            np.savez(folder / "texts.npz", ids=ids)
+            options += ["--data", str(folder / "texts.npz")]
+        limit = arguments.limit * 1e9
+        seconds, memory, report = compiled(folder / "model.onnx", folder / "compiled.onnx", options, limit)
         written = sum(path.stat().st_size for path in folder.glob("compiled.onnx*"))
         plain = moved(folder / "model.onnx.data", written, folder)
     forms = {node["form"] for node in report["nodes"] if node["precision"] == "int4"}

@@ -11,6 +11,7 @@ from qcompiler.calibrate.schedulers import Threads, scheduler
 from qcompiler.calibrate.shards import Shard, merge_shards
 from qcompiler.calibrate.shifts import mean_shifts
 from qcompiler.calibrate.statistics import Statistics, TensorStatistics
+from qcompiler.calibrate.walk import Walk
 
 __all__ = [
     "OBSERVERS",
@@ -23,6 +24,7 @@ __all__ = [
     "Statistics",
     "TensorStatistics",
     "Threads",
+    "Walk",
     "clipped",
     "collect",
     "mean_shifts",

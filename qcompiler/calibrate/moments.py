@@ -29,18 +29,37 @@ SEGMENTS = 8
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How what a weight is multiplied with differs, x̃ from x, since those before it are rounded: means of (x − x̃) x̃ᵀ,
+    float32 ``[G, B, B]`` of each block, and for the samples held out also of (x − x̃) (x − x̃)ᵀ."""
+
+    fitted: tuple[np.ndarray, ...]
+    held_out: tuple[np.ndarray, ...]
+    power: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
 class Moments:
     """Of what one weight is multiplied with, ``K`` numbers in each of ``G`` groups: float32 ``[G, B, B]`` for each of
-    the ``blocks_of(K)``. ``held_out`` is from other samples; ``share`` of all rows were fitted."""
+    the ``blocks_of(K)``. ``held_out`` is from other samples; ``share`` of all rows were fitted. ``drift``: where this
+    is what rounded weights make of the samples."""
 
     fitted: tuple[np.ndarray, ...]
     held_out: tuple[np.ndarray, ...]
     share: float = 1.0
+    drift: Drift | None = None
 
     def all(self) -> tuple[np.ndarray, ...]:
         """Of all rows."""
+        return self._joined(self.fitted, self.held_out)
+
+    def all_drift(self) -> tuple[np.ndarray, ...]:
+        """Of all rows; nothing where there is none."""
+        return () if self.drift is None else self._joined(self.drift.fitted, self.drift.held_out)
+
+    def _joined(self, fitted: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         rest = 1.0 - self.share
-        return tuple(np.float32(self.share) * a + np.float32(rest) * b for a, b in zip(self.fitted, self.held_out))
+        return tuple(np.float32(self.share) * a + np.float32(rest) * b for a, b in zip(fitted, held_out))
 
     def parts(self) -> list[slice]:
         """Which of the K numbers each block is of."""
@@ -48,10 +67,10 @@ class Moments:
         return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def blocks_of(length: int, most: int = BLOCK) -> list[slice]:
-    """About equal parts of no more than ``most``."""
-    count = -(-length // most)
-    ends = [length * index // count for index in range(count + 1)]
+def blocks_of(length: int, most: int = BLOCK, of: int = 1) -> list[slice]:
+    """About equal parts of no more than ``most``, each a multiple ``of`` so many, which divide the length."""
+    units, count = length // of, -(-length // most)
+    ends = [of * (units * index // count) for index in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
@@ -124,10 +143,11 @@ def second_moments(
     input. ``rows``: taken from each sample; ``most``: inputs that are looked at together. Rows that are not finite are
     left out."""
     nodes = {node.name: node for node in graph.nodes}
-    sums: dict[str, _Sums] = {}
-    reads: dict[str, list[tuple[_Sums, ir.Node]]] = {}
+    sums: dict[str, Sums] = {}
+    reads: dict[str, list[tuple[Sums, ir.Node]]] = {}
     for name, users in readers.items():
-        sums[name] = _Sums(nodes[users[0]], by_rows=len(feeds) < HELD_OUT, most=most)
+        groups, _, length = as_rows(nodes[users[0]], nodes[users[0]].inputs[1].values).shape
+        sums[name] = Sums(groups, blocks_of(length, most), by_rows=len(feeds) < HELD_OUT)
         for user in users:
             reads.setdefault(nodes[user].inputs[0].name, []).append((sums[name], nodes[user]))
     values = [dict(feed) for feed in feeds]
@@ -144,14 +164,14 @@ def second_moments(
             add(index, feed)
         for number, piece in enumerate(pieces):
             with session(piece) as model:
-                for index, made in enumerate(side_by_side(functools.partial(_returned, model), values)):
+                for index, made in enumerate(side_by_side(functools.partial(returned, model), values)):
                     add(index, made)
                     known = {**values[index], **made}
                     values[index] = {name: known[name] for name in known if last_read.get(name, -1) > number}
     return {name: total.moments() for name, total in sums.items()}
 
 
-def _returned(model: ort.InferenceSession, feed: Feed) -> Feed:
+def returned(model: ort.InferenceSession, feed: Feed) -> Feed:
     outputs = [entry.name for entry in model.get_outputs()]
     return dict(zip(outputs, run(model, {entry.name: feed[entry.name] for entry in model.get_inputs()}, outputs)))
 
@@ -162,32 +182,47 @@ def _rows(node: ir.Node, values: np.ndarray, most: int, index: int) -> np.ndarra
     return rows[:, np.isfinite(rows).all(axis=(0, 2))]
 
 
-class _Sums:
-    """Of one weight: sums of rows' products, and how many rows there were, of the samples to fit and of those held
-    out; ``by_rows``: there are too few samples to hold one out, so rows must do."""
+class Sums:
+    """Of ``groups`` of numbers: sums of rows' products, and how many rows there were, of the samples to fit and of
+    those held out; ``by_rows``: there are too few samples to hold one out, so rows must do."""
 
-    def __init__(self, node: ir.Node, *, by_rows: bool, most: int) -> None:
-        groups, _, length = as_rows(node, node.inputs[1].values).shape
-        self._blocks, self._by_rows, self._count = blocks_of(length, most), by_rows, [0, 0]
-        shapes = [(groups, part.stop - part.start) for part in self._blocks]
-        self._sums = [[np.zeros((count, size, size), np.float32) for count, size in shapes] for _ in range(2)]
+    def __init__(self, groups: int, blocks: Sequence[slice], *, by_rows: bool, drifting: bool = False) -> None:
+        self._blocks, self._by_rows, self._count = blocks, by_rows, [0, 0]
+        sizes = [part.stop - part.start for part in blocks]
 
-    def add(self, index: int, rows: np.ndarray) -> None:
+        def zeros() -> list[np.ndarray]:
+            return [np.zeros((groups, size, size), np.float32) for size in sizes]
+
+        self._sums = [zeros(), zeros()]
+        self._drift, self._power = ([zeros(), zeros()], zeros()) if drifting else ([], [])
+
+    def add(self, index: int, rows: np.ndarray, exact: np.ndarray | None = None) -> None:
+        """Rows ``[groups, rows, K]`` of the sample at this place; ``exact``: as they are without rounding."""
+        moved = None if exact is None else exact - rows
         if self._by_rows:
             aside = np.arange(rows.shape[1]) % HELD_OUT == HELD_OUT - 1
-            self._add(0, rows[:, ~aside])
-            self._add(1, rows[:, aside])
+            self._add(0, rows[:, ~aside], None if moved is None else moved[:, ~aside])
+            self._add(1, rows[:, aside], None if moved is None else moved[:, aside])
         else:
-            self._add(int(index % HELD_OUT == HELD_OUT - 1), rows)
+            self._add(int(index % HELD_OUT == HELD_OUT - 1), rows, moved)
 
-    def _add(self, side: int, rows: np.ndarray) -> None:
+    def _add(self, side: int, rows: np.ndarray, moved: np.ndarray | None) -> None:
         self._count[side] += rows.shape[1]
-        for total, part in zip(self._sums[side], self._blocks):
-            total += rows[:, :, part].swapaxes(1, 2) @ rows[:, :, part]
+        for place, part in enumerate(self._blocks):
+            own = rows[:, :, part]
+            self._sums[side][place] += own.swapaxes(1, 2) @ own
+            if moved is not None:
+                off = moved[:, :, part].swapaxes(1, 2)
+                self._drift[side][place] += off @ own
+                if side:
+                    self._power[place] += off @ off.swapaxes(1, 2)
 
     def moments(self) -> Moments:
-        for totals, count in zip(self._sums, self._count):
-            for total in totals:
+        totals = [[*sums, *drift] for sums, drift in zip(self._sums, self._drift or [[], []])]
+        totals[1] += self._power
+        for mine, count in zip(totals, self._count):
+            for total in mine:
                 total /= np.float32(max(count, 1))
-        fitted, held_out = (tuple(totals) for totals in self._sums)
-        return Moments(fitted, held_out, self._count[0] / max(sum(self._count), 1))
+        fitted, held_out = (tuple(sums) for sums in self._sums)
+        drift = Drift(tuple(self._drift[0]), tuple(self._drift[1]), tuple(self._power)) if self._drift else None
+        return Moments(fitted, held_out, self._count[0] / max(sum(self._count), 1), drift)

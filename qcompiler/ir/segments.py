@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qcompiler.ir.graph import Graph, Node, Tensor, Variable, clone, is_constant, sort, subgraphs
+from qcompiler.ir.graph import Graph, Node, Tensor, Variable, clone, is_constant, remove_dead, sort, subgraphs
 
 _FED = "fiub"
 """Kinds of numpy dtypes that can be handed from one session to the next."""
@@ -21,9 +22,43 @@ def segments(graph: Graph, count: int, kept: Sequence[str] = ()) -> list[Graph]:
     """
     graph = clone(graph)
     sort(graph)
-    last_use = _last_uses(graph)
-    places = _cuts(graph, count, last_use)
+    places = _cuts(graph, count, _last_uses(graph))
     returned = {tensor.name for tensor in graph.outputs} | set(kept)
+    return [piece for piece in _pieces(graph, places, returned) if piece.outputs]
+
+
+def depths(graph: Graph, products: Collection[str]) -> dict[str, int]:
+    """Of each node of the outermost graph, how many of the named ones lie one behind another on the way to it, itself
+    included: the largest number over all ways."""
+    graph = clone(graph)
+    sort(graph)
+    found: dict[str, int] = {}
+    reached: dict[Tensor, int] = {}
+    for node in graph.nodes:
+        depth = max((reached.get(tensor, 0) for tensor in _outer_reads(node)), default=0) + (node.name in products)
+        found[node.name] = depth
+        reached |= dict.fromkeys(node.outputs, depth)
+    return found
+
+
+def stages(graph: Graph, of: Mapping[str, int]) -> list[Graph] | None:
+    """The graph as one piece for each of the ``depths``, each of which returns what later ones read and nothing else;
+    None where that cannot be handed from one session to the next."""
+    graph = clone(graph)
+    sort(graph)
+    graph.nodes.sort(key=lambda node: of[node.name])
+    numbers = [of[node.name] for node in graph.nodes]
+    pieces = _pieces(graph, [bisect_left(numbers, depth) for depth in range(1, max(numbers, default=0) + 1)], ())
+    if not all(math.isfinite(_size(tensor)) for piece in pieces for tensor in piece.outputs):
+        return None
+    for piece in pieces:
+        remove_dead(piece)
+    return pieces
+
+
+def _pieces(graph: Graph, places: Sequence[int], returned: Collection[str]) -> list[Graph]:
+    """The sorted graph cut before these places of its nodes; each piece also returns what is ``returned`` of it."""
+    last_use = _last_uses(graph)
     found: list[Graph] = []
     for first, last in zip([0, *places], [*places, len(graph.nodes)]):
         nodes = graph.nodes[first:last]
@@ -35,7 +70,7 @@ def segments(graph: Graph, count: int, kept: Sequence[str] = ()) -> list[Graph]:
         piece.inputs = list(read)
         piece.outputs = [t for t in made if t.name in returned or last_use.get(t, -1) >= last]
         found.append(clone(piece))
-    return [piece for piece in found if piece.outputs]
+    return found
 
 
 def _cuts(graph: Graph, count: int, last_use: dict[Tensor, int]) -> list[int]:

@@ -11,7 +11,7 @@ from planned import branches, feeds, lowered, solved, weights
 
 from qcompiler import ir
 from qcompiler.calibrate import second_moments
-from qcompiler.passes.round_weights import RoundWeights, compensated
+from qcompiler.passes.round_weights import RoundWeights, compensated, factored
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.runtime import run, session
@@ -111,7 +111,7 @@ def test_codes_are_whole_and_make_less_noise(groups: int, outputs: int, inputs: 
     rows = random.normal(size=(groups, 50, inputs)) @ random.normal(size=(groups, inputs, inputs))
     moment = rows.swapaxes(1, 2) @ rows
     low, high = np.full((groups, 1, 1), -127.0), np.full((groups, 1, 1), 127.0)
-    codes = compensated(exact, moment, low, high, 1e-6)
+    codes = compensated(exact, factored(moment, 1e-6), low, high)
     assert codes.shape == exact.shape and np.array_equal(codes, np.rint(codes))
     nearest = np.rint(exact)
     before, after = (np.sum(((exact - c) @ moment) * (exact - c)) for c in (nearest, codes))
@@ -121,21 +121,21 @@ def test_codes_are_whole_and_make_less_noise(groups: int, outputs: int, inputs: 
 def test_codes_stay_in_range() -> None:
     """Outputs sum one and the same input twice: what the first weight lacks, the second may not make up for."""
     low, high = np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0)
-    codes = compensated(np.array([[[9.0, 6.9]]]), np.ones((1, 2, 2)), low, high, 0.02)
+    codes = compensated(np.array([[[9.0, 6.9]]]), factored(np.ones((1, 2, 2)), 0.02), low, high)
     np.testing.assert_array_equal(codes, [[[7.0, 7.0]]])
     own = np.array([[[5.0, 6.0]]])
-    codes = compensated(np.array([[[9.0, 6.9]]]), np.ones((1, 2, 2)), -own, own, 0.02)
+    codes = compensated(np.array([[[9.0, 6.9]]]), factored(np.ones((1, 2, 2)), 0.02), -own, own)
     np.testing.assert_array_equal(codes, [[[5.0, 6.0]]])
 
 
 def test_one_input_is_rounded_to_nearest() -> None:
     exact = np.array([[[1.6], [-2.4]]])
     low, high = np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0)
-    np.testing.assert_array_equal(compensated(exact, np.ones((1, 1, 1)), low, high, 0.02), [[[2.0], [-2.0]]])
+    np.testing.assert_array_equal(compensated(exact, factored(np.ones((1, 1, 1)), 0.02), low, high), [[[2.0], [-2.0]]])
 
 
 def test_inputs_that_are_always_zero_do_no_harm() -> None:
     codes = compensated(
-        np.full((1, 2, 3), 0.6), np.zeros((1, 3, 3)), np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0), 0.02
+        np.full((1, 2, 3), 0.6), factored(np.zeros((1, 3, 3)), 0.02), np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0)
     )
     np.testing.assert_array_equal(codes, np.ones((1, 2, 3)))
