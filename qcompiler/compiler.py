@@ -139,6 +139,7 @@ class Compilation:
         if options.improve not in EFFORTS:
             raise RecipeError(f"improve is '{options.improve}'", fix=f"use one of {', '.join(EFFORTS)}")
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
+        self.target = replace(self.target, pipeline=self.pipeline)
         self.observers: dict[str, str] = {}
         self.stages = Stages(options.progress)
         self.runs: list[PassRun] = []

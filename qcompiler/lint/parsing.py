@@ -25,7 +25,7 @@ _FOUR_BITS = ("int4", "uint4", "float4_e2m1fn")
 _BLOCKS = {"int4": (64, 128), "float4_e2m1fn": (16,)}
 
 
-@rule("T001", "error", "TensorRT has no such operator", "compile the float model: qcompiler compile --target tensorrt")
+@rule("T001", "error", "TensorRT has no such operator", "start from a float model that does without it")
 def refused(subject: Subject) -> Iterator[tuple[str, str]]:
     for node in subject.nodes:
         if node.domain in STANDARD and node.op in subject.target.refused:

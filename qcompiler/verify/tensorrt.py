@@ -235,9 +235,10 @@ def refusal(refused: Sequence[Mapping[str, str]], where: str) -> VerificationErr
     named = list(dict.fromkeys(f"'{one['node'] or '?'}' ({one['operator'] or 'the model'})" for one in refused))
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     reason = refused[0]["message"].removeprefix("Assertion failed: ").partition(": ")
+    why = reason[2] or reason[0]
     return VerificationError(
         f"TensorRT does not parse node {', '.join(named[:MOST_NAMED])}{more}", where=where,
-        why=reason[2] or reason[0], fix="see: qcompiler lint --target tensorrt",
+        why="its parser gives no reason" if why in ("", "false") else why, fix="see: qcompiler lint --target tensorrt",
     )  # fmt: skip
 
 

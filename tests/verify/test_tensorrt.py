@@ -65,6 +65,19 @@ def test_a_builder_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
         tensorrt.build(graph, "sm89", graph.inputs, feeds(graph))
 
 
+@pytest.mark.parametrize(
+    "message, why",
+    [
+        ("Assertion failed: a == b: shapes differ", "shapes differ"),
+        ("no plugin of this name", "no plugin of this name"),
+        ("false", "its parser gives no reason"),
+    ],
+)
+def test_a_refusal_says_what_the_parser_does(message: str, why: str) -> None:
+    error = tensorrt.refusal([{"node": "odd", "operator": "Odd", "message": message}], "m.onnx")
+    assert str(error).startswith(f"m.onnx: TensorRT does not parse node 'odd' (Odd) ({why})")
+
+
 @pytest.mark.fetched
 def test_an_operator_that_does_not_parse_is_named() -> None:
     graph = program("(float[2,4] x) => (float[2,4] y) { r = Relu(x) y = custom.Odd(r) }")
@@ -148,3 +161,22 @@ def test_attention_that_is_one_kernel_only_in_16_bits_is_computed_in_them() -> N
     result = compile(graph, feeds(graph), target="tensorrt", options=Options(timing=False))
     assert result.plan is not None and not {"MatMul_9", "MatMul_13"} & result.plan.intended
     assert "its attention does not become one kernel" in result.plan.kept["MatMul_9"]
+
+
+@pytest.mark.fetched
+def test_zero_points_cost_no_layer() -> None:
+    text = """(float[1,16,16,16] x) => (float[1,16,16,16] y) {
+        c = Conv(x, v, b) r = Relu(c) d = Conv<group = 16, pads = [1, 1, 1, 1]>(r, w, b)
+        s = HardSwish(d) e = Conv(s, v) y = Add(e, x) }"""
+    graph = program(text, weights(v=(16, 16, 1, 1), w=(16, 1, 3, 3), b=(16,)))
+    samples = feeds(graph, 8)
+    engines = []
+    for passes in ((), ("-spell-zero-points",)):
+        made = compile(graph, samples, target="tensorrt", options=Options(timing=False, gpu="sm89", passes=passes))
+        points = [node.inputs[2].values for node in made.graph.nodes if node.op == "QuantizeLinear"]
+        assert points and not any(point.any() for point in points)
+        assert any(node.op == "Pad" for node in made.graph.nodes) is not bool(passes)
+        engines.append(tensorrt.build(made.graph, "sm89", graph.inputs, samples))
+    spelled, plain = ([layer.coded for layer in engine.heavy()] for engine in engines)
+    assert spelled == plain == ["Int8"] * 3
+    assert len(engines[0].layers) <= len(engines[1].layers)
