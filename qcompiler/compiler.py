@@ -247,6 +247,9 @@ class Compilation:
             watched = self.watched(plan) if self.data is not None else []
             with self.stages("calibrate"):
                 return plan, self.calibrated(watched) if watched and statistics is None else statistics
+        if self.kind.quantize == "dynamic" and self.data is not None:
+            with self.stages("calibrate"):
+                ctx = self.smoothed(ctx, statistics)
         if self.kind.quantize != "static":
             with self.stages("solve"):
                 return self.solved(ctx), None
