@@ -139,7 +139,8 @@ class Compilation:
         if options.improve not in EFFORTS:
             raise RecipeError(f"improve is '{options.improve}'", fix=f"use one of {', '.join(EFFORTS)}")
         self.pipeline = registry.edited(self.target.pipeline, options.passes)
-        self.target = replace(self.target, pipeline=self.pipeline)
+        pipeline = {stage: tuple(names) for stage, names in self.pipeline.items()}
+        self.target = replace(self.target, pipeline=pipeline)
         self.observers: dict[str, str] = {}
         self.stages = Stages(options.progress)
         self.runs: list[PassRun] = []

@@ -129,8 +129,8 @@ class Target:
     """A target description; see ``qcompiler targets NAME``.
 
     ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``decide``,
-    ``round`` and ``correct`` (on samples), ``lower``, ``spell`` (zero points as arithmetic) and, where our own operators
-    may be used, ``native``.
+    ``round`` and ``correct`` (on samples), ``lower``, ``spell`` (zero points as arithmetic) and, where our own
+    operators may be used, ``native``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says, ``best`` by trying all on samples.
