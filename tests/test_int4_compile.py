@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,41 @@ def test_a_model_that_memory_has_no_room_for(ops: str, tmp_path: Path, monkeypat
     monkeypatch.undo()
     a, b = (fused_outputs(result) for result in (small, large))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_gptq_of_a_model_that_memory_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(language_model(), path, save_as_external_data=True, size_threshold=0)
+    small = compiled(str(path), texts(), ops="standard", rounding="gptq", passes=("-fold-scale-shift",))
+    monkeypatch.setattr(compiler, "available_bytes", lambda: 1000)
+    large = compiled(str(path), texts(), ops="standard", rounding="gptq")
+    assert forms(large) == forms(small)
+    monkeypatch.undo()
+    np.testing.assert_allclose(fused_outputs(large), fused_outputs(small), rtol=1e-3, atol=1e-3)
+
+
+MEMORY = """
+import sys
+from qcompiler import compiler
+from qcompiler.cli import main
+compiler.available_bytes = lambda: 1000
+main()
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_gptq_does_not_follow_the_number_of_layers(tmp_path: Path) -> None:
+    """Four times the layers, 60 MB more of weights."""
+    np.savez(tmp_path / "texts.npz", ids=np.random.default_rng(0).integers(0, 512, (4, 1, 64)))
+    most = []
+    for layers in (1, 4):
+        path = tmp_path / f"{layers}.onnx"
+        size = bench_large.write(path, layers * 20e6, width=640, vocabulary=512)
+        command = [sys.executable, "-c", MEMORY, "compile", str(path), "-o", str(tmp_path / "out.onnx"), "--quiet"]
+        command += ["--precision", "int4", "--rounding", "gptq", "--data", str(tmp_path / "texts.npz")]
+        most.append((bench_large.watched(command)[1], size))
+    (few, small), (many, large) = most
+    assert large - small > 55e6 and many - few < 15e6
 
 
 @pytest.mark.slow

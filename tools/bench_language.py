@@ -75,6 +75,8 @@ PEERS = {
 }
 WITHOUT_SAMPLES = ("ort symmetric", "ort asymmetric", "ort hqq", "onnxsim rtn", "onnxsim hqq")
 ROUNDINGS = ("rtn", "mse", "hqq", "gptq")
+LIKE_HQQ = "qcompiler gptq, embedding kept in float"
+"""As ONNX Runtime's HQQ leaves it: rows are taken of a float table, and the output layer has 4 bits of its own."""
 
 
 def theirs(label: str, model: Path, samples: Path | None, out: Path) -> Path:
@@ -87,9 +89,11 @@ def theirs(label: str, model: Path, samples: Path | None, out: Path) -> Path:
     return out
 
 
-def ours(model: Path, rounding: str, feeds: list[Feed] | None, out: Path) -> Path:
+def ours(model: Path, rounding: str, feeds: list[Feed] | None, out: Path, kept: tuple[str, ...] = ()) -> Path:
+    """``kept``: what stays in float."""
     options = qcompiler.Options(ops="native", block=BLOCK, rounding=rounding, timing=False)
-    return qcompiler.compile(model, data=feeds, precision="int4", options=options).save(out)
+    recipe = {"keep_float": list(kept)}
+    return qcompiler.compile(model, data=feeds, precision="int4", recipe=recipe, options=options).save(out)
 
 
 def kept(out: Path, make: Callable[[Path], Path]) -> Path:
@@ -211,6 +215,7 @@ def quality(folder: Path, options: argparse.Namespace, say: Callable[[str], None
 
     made = {label: partial(theirs, label, source, samples) for label in PEERS}
     made |= {f"qcompiler {rounding}": partial(ours, source, rounding, feeds) for rounding in ROUNDINGS}
+    made[LIKE_HQQ] = partial(ours, source, "gptq", feeds, kept=("op:Gather",))
 
     rows: list[dict[str, Any]] = [{"tool": "float"}]
     files = {"float": source}
@@ -220,7 +225,7 @@ def quality(folder: Path, options: argparse.Namespace, say: Callable[[str], None
         rows.append(row)
         start = time.perf_counter()
         try:
-            files[label] = kept(folder / f"{JUDGED}-{label.replace(' ', '-')}.onnx", make)
+            files[label] = kept(folder / f"{JUDGED}-{label.replace(',', '').replace(' ', '-')}.onnx", make)
         except (FetchError, qcompiler.QCompilerError, subprocess.SubprocessError) as error:
             row["error"] = str(error)
         row["seconds"] = time.perf_counter() - start

@@ -111,21 +111,27 @@ def moved(source: Path, size: int, folder: Path) -> float:
 def compiled(model: Path, output: Path, options: list[str], limit: float = 0.0) -> tuple[float, int, dict]:
     """Seconds, the largest memory that no file stands for, and the report. ``limit``: bytes of it that the system
     allows, 0 for all."""
+    report = output.with_suffix(".json")
+    command = [sys.executable, "-m", "qcompiler", "compile", str(model), "-o", str(output), "--precision", "int4"]
+    seconds, memory = watched([*command, "--report", str(report), "--quiet", *options], limit)
+    return seconds, memory, json.loads(report.read_text())
+
+
+def watched(command: list[str], limit: float = 0.0) -> tuple[float, int]:
+    """Seconds that it takes, and the largest memory that no file stands for."""
 
     def limited() -> None:
         if limit:
             resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
 
-    report = output.with_suffix(".json")
-    command = [sys.executable, "-m", "qcompiler", "compile", str(model), "-o", str(output), "--precision", "int4"]
     start, most = time.perf_counter(), 0
-    process = subprocess.Popen([*command, "--report", str(report), "--quiet", *options], preexec_fn=limited)
+    process = subprocess.Popen(command, preexec_fn=limited)
     while process.poll() is None:
         most = max(most, anonymous(process.pid))
         time.sleep(POLL)
     if process.returncode:
         raise SystemExit(process.returncode)
-    return time.perf_counter() - start, most, json.loads(report.read_text())
+    return time.perf_counter() - start, most
 
 
 def anonymous(process: int) -> int:

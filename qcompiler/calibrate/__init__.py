@@ -4,7 +4,7 @@ from qcompiler.calibrate.calibration import Calibration
 from qcompiler.calibrate.checkpoint import Checkpoint
 from qcompiler.calibrate.collect import Collector, collect
 from qcompiler.calibrate.keys import model_key
-from qcompiler.calibrate.moments import Moments, second_moments
+from qcompiler.calibrate.moments import Drift, Moments, second_moments
 from qcompiler.calibrate.observers import OBSERVERS, clipped, spread, without_sentinels
 from qcompiler.calibrate.rows import Rows, sample_rows
 from qcompiler.calibrate.schedulers import Threads, scheduler
@@ -18,6 +18,7 @@ __all__ = [
     "Calibration",
     "Checkpoint",
     "Collector",
+    "Drift",
     "Moments",
     "Rows",
     "Shard",

@@ -67,6 +67,33 @@ def test_what_no_session_can_be_fed_is_not_cut() -> None:
         assert "s" not in {tensor.name for tensor in (*piece.inputs, *piece.outputs)}
 
 
+def test_stages_begin_with_the_named_nodes_and_return_what_later_ones_read() -> None:
+    graph = program(TEXT, weights(w=(8, 8)))
+    ir.infer_shapes(graph)
+    products = [node.name for node in graph.nodes if node.op == "MatMul"]
+    depths = ir.depths(graph, products)
+    assert [depths[name] for name in products] == [1, 2, 3]
+    pieces = ir.stages(graph, depths)
+    assert pieces is not None and len(pieces) == 4
+    held = [[node.op for node in piece.nodes] for piece in pieces]
+    assert held == [[], ["MatMul", "Relu", "Add"], ["MatMul", "Tanh", "Mul"], []]
+    given = feed(graph)
+    found = chained(pieces[1:3], given)
+    whole = ir.clone(graph)
+    whole.outputs = [ir.all_tensors(whole)["f"]]
+    np.testing.assert_array_equal(found["f"], outputs(whole, given)["f"])
+
+
+def test_there_are_no_stages_where_they_would_hand_over_a_sequence() -> None:
+    text = """(float[2,8] x) => (float[2,8] y) {
+        s = SequenceConstruct(x) a = MatMul(x, w) t = SequenceInsert(s, a) y = ConcatFromSequence <axis = 0> (t)
+    }"""
+    graph = program(text, weights(w=(8, 8)))
+    ir.infer_shapes(graph)
+    product = next(node.name for node in graph.nodes if node.op == "MatMul")
+    assert ir.stages(graph, ir.depths(graph, [product])) is None
+
+
 def test_the_graph_is_left_alone() -> None:
     graph = program(TEXT, weights(w=(8, 8)))
     before = [(node.name, [t.name for t in node.inputs]) for node in graph.nodes]

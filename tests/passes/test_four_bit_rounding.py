@@ -10,6 +10,7 @@ from four_bit_models import language_model, texts
 
 from qcompiler import calibrate, ir, numerics
 from qcompiler.errors import PassError
+from qcompiler.four_bits import Codes
 from qcompiler.passes import clip_weights, half_quadratic
 from qcompiler.passes._weights import Weight, weights
 from qcompiler.passes.clip_weights import ClipWeights
@@ -19,8 +20,9 @@ from qcompiler.passes.nearest_weights import NearestWeights
 from qcompiler.passes.place import Place
 from qcompiler.passes.tie_transposed import TieTransposed
 from qcompiler.pipeline import Pass, PassContext, Pipeline
-from qcompiler.plan import Plan, Site
+from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.runtime import run, session
+from qcompiler.scheme import PerBlock, Scheme
 from qcompiler.target import Target, load_target
 
 TARGET = load_target("ort-cpu", "vnni").at("int4")
@@ -205,6 +207,40 @@ def test_square_weights_are_not_turned_over() -> None:
     nearest = np.clip(np.rint(values / np.repeat(plain, 32, axis=1)), -8, 7) * np.repeat(plain, 32, axis=1)
     ours, other = values - codes * steps, values - nearest
     assert np.sum((ours @ moment[0]) * ours) < 0.5 * np.sum((other @ moment[0]) * other)
+
+
+def test_what_rounding_before_a_weight_has_done_is_taken_back() -> None:
+    """Inputs come a fifth too small: larger weights make up for it, on samples that were held out too."""
+    random = np.random.default_rng(1)
+    values = random.normal(size=(48, 64)).astype(np.float32)
+    exact = [random.normal(size=(400, 64)).astype(np.float32).cumsum(axis=1) for _ in range(2)]
+    square = [(x.T @ x / 400)[None] for x in exact]
+    moment, off = ([np.float32(factor) * part for part in square] for factor in (0.64, 0.16))
+    drift = calibrate.Drift((off[0],), (off[1],), (np.float32(0.04) * square[1],))
+    weight = Weight(values, 32, Scheme("uint4", False, PerBlock(1, 32)), [Site("A", "up", 1)])
+    noise = []
+    for known in (None, drift):
+        found = CompensateWeights().rounded(weight, calibrate.Moments((moment[0],), (moment[1],), 0.5, known))
+        assert found.change is not None
+        zero = np.repeat(found.zero_point, 32, axis=1)
+        steps = np.repeat(found.scale, 32, axis=1)
+        codes = np.clip(np.rint(values / steps) + zero, 0, 15) + found.change - zero
+        noise.append(float(np.sum((exact[1] @ values.T - 0.8 * exact[1] @ (codes * steps).T) ** 2)))
+    assert noise[1] < 0.5 * noise[0]
+
+
+def test_codes_are_alike_from_parts_and_from_the_plan() -> None:
+    """Also where a weight that was cut off is moved back."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(64, 64)).astype(np.float32)
+    scheme = Scheme("int4", True, PerBlock(1, 32))
+    scale = np.full((64, 2), 0.1, np.float32)  # so that many are cut off
+    quant = TensorQuant(scheme).solved(scale, np.zeros((64, 2), np.int64), "weights")
+    change = random.integers(-3, 4, (64, 64)).astype(np.int8)
+    codes = Codes(values, quant, change)
+    wanted = Plan(four_bit_rounding={"w": change}).codes("w", values, quant)
+    np.testing.assert_array_equal(codes.load().astype(np.int8), wanted.astype(np.int8))
+    np.testing.assert_allclose(codes.dequantized(), wanted.astype(np.float32) * np.float32(0.1), rtol=1e-6)
 
 
 def test_moments_that_cannot_be_factored_raise_the_damping() -> None:
