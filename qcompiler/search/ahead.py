@@ -194,8 +194,12 @@ class Builder:
 def refuse(compilation: Compilation) -> None:
     """Raises, naming the node, when the target cannot take the model: before minutes go into calibration."""
     lint.refuse(compilation.source, compilation.target, compilation.name)
-    if tensorrt.installed():
-        tensorrt.parse(compilation.graph, compilation.name)
+    graph = compilation.graph
+    if not tensorrt.installed():
+        return
+    tensorrt.parse(graph, compilation.name)
+    if any(ir.subgraphs(node) for node in graph.nodes):  # of bodies the parser takes more than the builder does
+        tensorrt.build(graph, compilation.gpu, compilation.source.inputs, compilation.feeds()[:PROFILE_FEEDS])
 
 
 def between(graph: ir.Graph, products: Sequence[ir.Node]) -> set[str]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pass_helpers import ops, program
+from onnx import TensorProto, helper
+from pass_helpers import ops, program, with_body
 from planned import feeds, weights
 
 from qcompiler import Options, ir
 from qcompiler.compiler import Result, compile
-from qcompiler.errors import TargetError
+from qcompiler.errors import TargetError, VerificationError
 from qcompiler.plan import Plan
 from qcompiler.search.ahead import HALF, between
 from qcompiler.verify import tensorrt
@@ -154,3 +155,26 @@ def test_biases_are_corrected_where_the_outputs_gain_by_it(monkeypatch: pytest.M
     assert corrected.plan.shifts and not plain.plan.shifts
     assert [decision.action for decision in corrected.plan.decisions] == ["biases corrected"]
     assert corrected.report.outputs[0].sqnr > plain.report.outputs[0].sqnr
+
+
+def test_a_model_with_branches_is_built_before_it_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise VerificationError("TensorRT does not build it for sm89", where="model.onnx")
+
+    monkeypatch.setattr(tensorrt, "installed", lambda: True)
+    monkeypatch.setattr(tensorrt, "parse", lambda *_: None)
+    monkeypatch.setattr(tensorrt, "build", refuses)
+    body = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["z"])], "body", [], [helper.make_tensor_value_info("z", 1, [4, 4])]
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["c"], to=int(TensorProto.BOOL)),
+        helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body),
+    ]
+    graph = with_body(nodes, {"x": [4, 4]}, ["y"])
+    stages: list[str] = []
+    options = Options(timing=False, progress=lambda stage, *_: stages.append(stage))
+    with pytest.raises(VerificationError, match="does not build it for sm89"):
+        compile(graph, feeds(graph), target="tensorrt", options=options)
+    assert "clean" in stages and "calibrate" not in stages
