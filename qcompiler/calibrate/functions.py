@@ -8,12 +8,14 @@ everything is counted and merged. What Concat makes holds just what it reads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from qcompiler import ir, runtime
 from qcompiler.calibrate.statistics import Function, Statistics, TensorStatistics
@@ -110,11 +112,13 @@ _LARGEST = int(np.array(2.0**60, np.float32).view(np.uint32)) >> 16
 _USUAL_BINS = np.concatenate([np.arange(_LARGEST, dtype=np.uint32), np.arange(_LARGEST, dtype=np.uint32) | 0x8000])
 
 
+@functools.lru_cache(maxsize=64)  # most of a model's functions are the same few
 def _is_safe(model: bytes) -> bool:
     """Whether the function takes every value to a finite one, up to 2^60: where it does not (a logarithm), the first
     sample with something infinite can only be seen by looking."""
     try:
-        return bool(np.isfinite(_evaluated(model, _middles(_USUAL_BINS))).all())
+        with _opened(model) as session:
+            return bool(np.isfinite(_evaluated(session, _middles(_USUAL_BINS))).all())
     except (ModelError, VerificationError):
         return False
 
@@ -125,27 +129,34 @@ def _middles(bins: np.ndarray) -> np.ndarray:
     return np.where(bins[:, None] == 0, 0, bits).astype(np.uint32).view(np.float32).reshape(-1)
 
 
-def _evaluated(model: bytes, x: np.ndarray) -> np.ndarray:
-    with runtime.session(onnx.load_model_from_string(model)) as session:
-        return runtime.run(session, {"x": x})[0]
+def _opened(model: bytes) -> AbstractContextManager[ort.InferenceSession]:
+    return runtime.session(onnx.load_model_from_string(model))
+
+
+def _evaluated(session: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
+    return runtime.run(session, {"x": x})[0]
 
 
 def completed(statistics: Statistics) -> Statistics:
     """The statistics with those of every function worked out."""
     tensors = dict(statistics.tensors)
-    for name, function in statistics.functions.items():
-        whole = reduce(TensorStatistics.merge, (tensors[source] for source in function.sources))
-        tensors[name] = _mapped(whole, function.model) if function.model else whole
+    with ExitStack() as stack:
+        sessions: dict[bytes, ort.InferenceSession] = {}
+        for name, function in statistics.functions.items():
+            whole = functools.reduce(TensorStatistics.merge, (tensors[source] for source in function.sources))
+            if function.model and function.model not in sessions:
+                sessions[function.model] = stack.enter_context(_opened(function.model))
+            tensors[name] = _mapped(whole, sessions[function.model]) if function.model else whole
     return replace(statistics, tensors=tensors, functions={})
 
 
-def _mapped(seen: TensorStatistics, model: bytes) -> TensorStatistics:
+def _mapped(seen: TensorStatistics, session: ort.InferenceSession) -> TensorStatistics:
     middles = _middles(seen.bins)
     ends = np.array([seen.smallest, seen.largest] if seen.bins.size else [], np.float32)
     if ends.size:
         middles = np.clip(middles, *ends)
     odd = np.array([np.nan, np.inf, -np.inf], np.float32)
-    y = _evaluated(model, np.concatenate([middles, ends, odd]))
+    y = _evaluated(session, np.concatenate([middles, ends, odd]))
     shares = np.diff(seen.counts[:, None] * np.arange(PARTS + 1, dtype=np.uint64) // np.uint64(PARTS), axis=1)
     tallies = (seen.nan, seen.positive_infinity, seen.negative_infinity)
     counts = np.array([*shares.reshape(-1), *(0 for _ in ends), *tallies], np.uint64)

@@ -265,13 +265,17 @@ def sort(graph: Graph) -> None:
     """Orders the nodes of every graph so that producers come first; stable. Raises ModelError naming a cycle."""
     for inner in all_graphs(graph):
         position = {node: index for index, node in enumerate(inner.nodes)}
+        edges = [
+            (source, node)
+            for node in inner.nodes
+            for tensor in _reads(node)
+            if (source := producer(tensor)) is not None and source in position
+        ]
+        if all(position[source] < position[node] for source, node in edges):
+            continue  # as after most passes
         order: nx.DiGraph = nx.DiGraph()
         order.add_nodes_from(inner.nodes)
-        for node in inner.nodes:
-            for tensor in _reads(node):
-                source = producer(tensor)
-                if source is not None and source in position:
-                    order.add_edge(source, node)
+        order.add_edges_from(edges)
         try:
             inner.nodes[:] = list(nx.lexicographical_topological_sort(order, key=position.__getitem__))
         except nx.NetworkXUnfeasible:

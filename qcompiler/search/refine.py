@@ -188,7 +188,8 @@ class Refiner:
         gained = 1.0
         if compilation.options.timing:
             with session(compilation.source) as source, session(candidate.graph) as own:
-                gained = timing.interleaved({"source": source, "own": own}, feeds, seconds=0.6)["own"].speedup
+                sessions = {"source": source, "own": own}
+                gained = timing.interleaved(sessions, feeds, seconds=0.6, sure=timing.SURE)["own"].speedup
         if plan.rounding:
             nearest = self.built(replace(plan, rounding={}))
             decibels = self.decibels(nearest)
@@ -330,7 +331,7 @@ class Refiner:
         """How much faster the trial is than the base."""
         feeds = self.compilation.feeds()
         with session(base.graph) as a, session(trial.graph) as b:
-            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6)["trial"].speedup
+            return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6, sure=timing.SURE)["trial"].speedup
 
 
 def reaching(options: Sequence[improve.Option], built: int, decibels: float) -> int:

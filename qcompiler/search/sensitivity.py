@@ -219,16 +219,23 @@ def _switched(
     tensors = ir.all_tensors(graph)
     switches = ir.Variable(SWITCH, np.dtype(bool), [len(trials)])
     graph.inputs.append(switches)
-    chosen: dict[str, ir.Tensor] = {}
+    choices: dict[str, list[tuple[int, TensorQuant]]] = {}
     for index, trial in enumerate(trials):
-        flag = ir.Variable(namer(f"{SWITCH}_{index}"), np.dtype(bool), [])
-        position = ir.Constant(namer(f"{SWITCH}_{index}_position"), np.array(index, np.int64))
-        graph.nodes.append(ir.Node("Gather", namer("switch"), {"axis": 0}, inputs=[switches, position], outputs=[flag]))
         for name, quant in trial.items():
-            tensor = tensors[name]
-            where = graph if ir.is_constant(tensor) else ir.home_of(tensor, graph)
+            choices.setdefault(name, []).append((index, quant))
+    flags = _Flags(graph, switches, namer)
+    chosen: dict[str, ir.Tensor] = {}
+    for name, options in choices.items():
+        tensor = tensors[name]
+        where = graph if ir.is_constant(tensor) else ir.home_of(tensor, graph)
+        places = tuple(index for index, _ in options)
+        if len(options) > 1 and not ir.is_constant(tensor) and _differ_in_steps([quant for _, quant in options]):
+            roundings = [(flags.any_of(places), _rounded_as(tensor, options, flags.last_of(places), where, namer))]
+        else:
+            roundings = [(flags.one(index), _rounded(tensor, quant, where, plan, namer)) for index, quant in options]
+        for flag, rounded in roundings:
             result = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
-            inputs = [flag, _rounded(tensor, quant, where, plan, namer), chosen.get(name, tensor)]
+            inputs = [flag, rounded, chosen.get(name, tensor)]
             where.nodes.append(ir.Node("Where", namer("choose"), inputs=inputs, outputs=[result]))
             chosen[name] = result
     for name, result in chosen.items():
@@ -246,6 +253,80 @@ def _switched(
     return graph
 
 
+class _Flags:
+    """Scalars that tell which switches are on; each is computed once."""
+
+    def __init__(self, graph: ir.Graph, switches: ir.Variable, namer: ir.Namer) -> None:
+        self._graph, self._switches, self._namer = graph, switches, namer
+        self._made: dict[tuple[str, tuple[int, ...]], ir.Variable] = {}
+
+    def one(self, index: int) -> ir.Variable:
+        """Whether it is on: bool."""
+        position = self._constant(np.array(index, np.int64))
+        return self._once(("one", (index,)), "Gather", bool, [self._switches, position], axis=0)
+
+    def last_of(self, places: tuple[int, ...]) -> ir.Variable:
+        """The last of these that is on, as its place among them, -1 where none is: int64."""
+        if ("last", places) not in self._made:
+            positions = self._constant(np.array(places, np.int64))
+            on = self._add("Gather", bool, [len(places)], [self._switches, positions], axis=0)
+            order, none = self._constant(np.arange(len(places))), self._constant(np.array(-1, np.int64))
+            found = self._add("Where", np.int64, [len(places)], [on, order, none])
+            self._once(("last", places), "ReduceMax", np.int64, [found], keepdims=0)
+        return self._made["last", places]
+
+    def any_of(self, places: tuple[int, ...]) -> ir.Variable:
+        """Whether any of these is on: bool."""
+        none = self._constant(np.array(-1, np.int64))
+        return self._once(("any", places), "Greater", bool, [self.last_of(places), none])
+
+    def _once(
+        self, key: tuple[str, tuple[int, ...]], op: str, dtype: type, inputs: Sequence[ir.Tensor], **attributes: int
+    ) -> ir.Variable:
+        if key not in self._made:
+            self._made[key] = self._add(op, dtype, [], inputs, **attributes)
+        return self._made[key]
+
+    def _add(
+        self, op: str, dtype: type, shape: list[int], inputs: Sequence[ir.Tensor], **attributes: int
+    ) -> ir.Variable:
+        result = ir.Variable(self._namer(f"{SWITCH}_{op}"), np.dtype(dtype), shape)
+        self._graph.nodes.append(ir.Node(op, self._namer("switch"), attributes, inputs=list(inputs), outputs=[result]))
+        return result
+
+    def _constant(self, values: np.ndarray) -> ir.Constant:
+        return ir.Constant(self._namer(f"{SWITCH}_constant"), values)
+
+
+def _differ_in_steps(quants: Sequence[TensorQuant]) -> bool:
+    """Whether these are all of one type of 8 bits, with one step for the whole tensor that is known beforehand."""
+    types = {quant.scheme.dtype for quant in quants}
+    return len(types) == 1 and types <= {"uint8", "int8"} and all(
+        quant.scale is not None and quant.scale.ndim == 0 for quant in quants
+    )
+
+
+def _rounded_as(
+    tensor: ir.Tensor,
+    options: Sequence[tuple[int, TensorQuant]],
+    which: ir.Variable,
+    where: ir.Graph,
+    namer: ir.Namer,
+) -> ir.Variable:
+    """Rounded by one of the options, of which ``which`` is the place."""
+    dtype = np.dtype(options[0][1].scheme.dtype)
+    scales = ir.Constant(namer(f"{tensor.name}_scales"), np.array([quant.scale for _, quant in options], np.float32))
+    zero_points = ir.Constant(
+        namer(f"{tensor.name}_zero_points"), np.array([quant.zero_point for _, quant in options]).astype(dtype)
+    )
+    scale = ir.Variable(namer(f"{tensor.name}_scale"), np.dtype(np.float32), [])
+    zero_point = ir.Variable(namer(f"{tensor.name}_zero_point"), dtype, [])
+    for all_of_them, own in ((scales, scale), (zero_points, zero_point)):
+        node = ir.Node("Gather", namer("pick"), {"axis": 0}, inputs=[all_of_them, which], outputs=[own])
+        where.nodes.append(node)
+    return _there_and_back(tensor, scale, zero_point, where, namer)
+
+
 def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, plan: Plan, namer: ir.Namer) -> ir.Tensor:
     if quant.origin == "dynamic":
         return _rounded_by_row(tensor, where, namer)
@@ -257,7 +338,14 @@ def _rounded(tensor: ir.Tensor, quant: TensorQuant, where: ir.Graph, plan: Plan,
         )
     scale = ir.Constant(namer(f"{tensor.name}_scale"), quant.scale)
     zero_point = ir.Constant(namer(f"{tensor.name}_zero_point"), quant.zero_point.astype(quant.scheme.dtype))
-    codes = ir.Variable(namer(f"{tensor.name}_codes"), np.dtype(quant.scheme.dtype), tensor.shape)
+    return _there_and_back(tensor, scale, zero_point, where, namer)
+
+
+def _there_and_back(
+    tensor: ir.Tensor, scale: ir.Tensor, zero_point: ir.Tensor, where: ir.Graph, namer: ir.Namer
+) -> ir.Variable:
+    """To codes, and from codes."""
+    codes = ir.Variable(namer(f"{tensor.name}_codes"), zero_point.dtype, tensor.shape)
     value = ir.Variable(namer(f"{tensor.name}_rounded"), np.dtype(np.float32), tensor.shape)
     where.nodes.append(ir.Node("QuantizeLinear", namer("round"), inputs=[tensor, scale, zero_point], outputs=[codes]))
     where.nodes.append(

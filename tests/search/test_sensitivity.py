@@ -103,3 +103,14 @@ def test_only_as_many_feeds_as_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> N
     louder = {"x": 100 * FEED["x"]}
     both = contributions(chain(), plan, trials, ["t7"], [FEED, louder])
     assert both == contributions(chain(), plan, trials, ["t7"], [FEED])
+
+
+def test_of_the_trials_of_one_tensor_the_last_that_is_on_counts() -> None:
+    steps = [0.01, 0.5, 0.1]
+    plan, _ = plan_and_trials([0.1])
+    trials = [{"t0": rounding(step)} for step in steps]
+    alone = [contributions(chain(), plan, [trial], ["t7"], [FEED])[0]["t7"] for trial in trials]
+    with sensitivity.Switchboard(chain(), plan, trials, ["t7"], [FEED]) as board:
+        assert [board.noise([index])["t7"] for index in range(3)] == alone
+        assert board.noise([0, 1])["t7"] == alone[1] and board.noise([0, 1, 2])["t7"] == alone[2]
+        assert board.noise([])["t7"] == 0.0

@@ -59,3 +59,11 @@ def test_feeds_take_turns(clock: list[float]) -> None:
     models: dict[str, Any] = {"a": Watching(clock, [1.0]), "b": Model(clock, [1.0])}
     timing.interleaved(models, [{"x": 0}, {"x": 1}], seconds=0.0, least=4, most=4)
     assert seen[-4:] == [0, 1, 0, 1]
+
+
+def test_it_ends_earlier_where_the_ratio_is_sure(clock: list[float]) -> None:
+    steady: dict[str, Any] = {"a": Model(clock, [0.02]), "b": Model(clock, [0.01])}
+    found = timing.interleaved(steady, [{}], seconds=100.0, sure=timing.SURE)["b"]
+    assert found.rounds == timing.FEWEST and found.speedup == pytest.approx(2.0)
+    uneven: dict[str, Any] = {"a": Model(clock, [0.02, 0.01, 0.03]), "b": Model(clock, [0.01])}
+    assert timing.interleaved(uneven, [{}], seconds=10.0, sure=timing.SURE)["a"].rounds > 10 * timing.FEWEST
