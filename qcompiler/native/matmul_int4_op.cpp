@@ -147,10 +147,10 @@ class MatMulInt4Kernel {
 
     // A panel stays in the second-level cache while tile after tile of rows is multiplied with it, and so do the rows while
     // panel after panel is: more rows than fit are divided. So are fewer, where panels are too few for the threads.
-    constexpr std::size_t kRowsInCache = std::size_t{1} << 19;  // bytes
+    constexpr std::size_t kRowsInCache = std::size_t{640} << 10;  // bytes
     constexpr std::size_t kEnough = 32;
     const std::size_t panels = (matrix.columns + kPanelColumns - 1) / kPanelColumns;
-    const std::size_t parts = std::min(tiles, std::max(rows * row_bytes / kRowsInCache + 1, (kEnough + panels - 1) / panels));
+    const std::size_t parts = std::min(tiles, std::max((rows * row_bytes + kRowsInCache - 1) / kRowsInCache, (kEnough + panels - 1) / panels));
     const auto multiply_part = [&](std::size_t unit) {
       const std::size_t part = unit / panels, panel = unit % panels;
       for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
