@@ -94,11 +94,11 @@ def _functions(
         if result is None or not node.inputs:
             continue
         source, reason = node.inputs[0], ""
-        begins = node.op == "DequantizeLinear" and _per_tensor(node) and not ir.is_constant(source)
+        begins = node.op == "DequantizeLinear" and per_tensor(node) and not ir.is_constant(source)
         if begins or _is_lookup(node):
             function = known.get(source, Function(source)).then(node)
         elif node.op == "QuantizeLinear":
-            function = known[source].then(node) if source in known and _per_tensor(node) else None
+            function = known[source].then(node) if source in known and per_tensor(node) else None
         elif any(tensor in known for tensor in node.inputs):
             reason = no_function(node)
             if node.op in elementwise and not reason and node.name not in kept:
@@ -116,7 +116,7 @@ def _is_lookup(node: ir.Node) -> bool:
     return ours and ir.is_constant(node.inputs[1]) and node.inputs[1].values.ndim == 1
 
 
-def _per_tensor(node: ir.Node) -> bool:
+def per_tensor(node: ir.Node) -> bool:
     """Whether a Q or DQ has one constant step of float32 and one zero point of a type of 8 bits."""
     parameters = node.inputs[1:]
     if len(parameters) != 2 or not all(ir.is_constant(tensor) and tensor.values.size == 1 for tensor in parameters):

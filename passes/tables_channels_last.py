@@ -11,19 +11,21 @@ from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Of four axes: how the channels come last, and how they come back."""
+TURNED = {tables.OPERATOR: 1, tables.PRODUCT: 2}
+"""Operators of ours, and how many of their inputs have the axes of what they return."""
 CONVOLVING = frozenset({"Conv", "MaxPool"})
 """Operators for which ONNX Runtime lays codes out with the channels last."""
 EITHER_WAY = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "DequantizeLinear", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul"}
-    | {"QuantizeLinear", "Relu", "Resize", "Sigmoid", "Split", tables.OPERATOR}
+    | {"QuantizeLinear", "Relu", "Resize", "Sigmoid", "Split", tables.OPERATOR, tables.PRODUCT}
 )
 """Operators past which it moves a Transpose that it put beside a convolution."""
 
 
 @dataclass(frozen=True)
 class TablesChannelsLast(Pass):
-    """``TableLookup`` of four axes, behind or before a convolution in codes, gets a Transpose on either side. Run it
-    after ``fuse-tables``.
+    """``TableLookup`` and ``TableLookup2`` of four axes, behind or before a convolution in codes, get a Transpose on
+    either side. Run it after ``fuse-tables`` and ``fuse-channel-scales``.
 
     ONNX Runtime 1.32 puts the same around each quantized convolution, and cancels those that meet; past an operator
     that is not its own it moves none. So the tables' own meet the convolutions', and none is left: of 79 in ppocr4-rec
@@ -46,7 +48,7 @@ class TablesChannelsLast(Pass):
                 near = node.op in CONVOLVING or any(tensor in laid_out for tensor in node.inputs)
                 if near and node.op in CONVOLVING | EITHER_WAY:
                     laid_out.update(node.outputs)
-                if node.op != tables.OPERATOR or node.domain != tables.DOMAIN or rank(node.outputs[0]) != 4:
+                if node.op not in TURNED or node.domain != tables.DOMAIN or rank(node.outputs[0]) != 4:
                     continue
                 if near or _convolved(node.outputs[0]):
                     _turn(inner, node, namer)
@@ -60,12 +62,15 @@ def _convolved(codes: ir.Tensor) -> bool:
 
 
 def _turn(graph: ir.Graph, lookup: ir.Node, namer: ir.Namer) -> None:
-    source, result = lookup.inputs[0], lookup.outputs[0]
-    read = ir.Variable(namer(f"{lookup.name}_channels_last"), source.dtype)
-    written = ir.Variable(namer(f"{result.name}_channels_last"), result.dtype, [None] * 4)
-    lookup.inputs[0], lookup.outputs[0] = read, written
+    result = lookup.outputs[0]
+    moves = []
+    for index, source in enumerate(lookup.inputs[: TURNED[lookup.op]]):
+        lookup.inputs[index] = ir.Variable(namer(f"{lookup.name}_channels_last"), source.dtype)
+        moves.append((LAST, source, lookup.inputs[index]))
+    written = lookup.outputs[0] = ir.Variable(namer(f"{result.name}_channels_last"), result.dtype, [None] * 4)
+    moves.append((FIRST, written, result))
     if "axis" in lookup.attrs:
         lookup.attrs["axis"] = LAST.index(lookup.attrs["axis"] % 4)
-    for permutation, before, after in ((LAST, source, read), (FIRST, written, result)):
+    for permutation, before, after in moves:
         name = namer(f"{after.name}_Transpose")
         graph.nodes.append(ir.Node("Transpose", name, {"perm": list(permutation)}, inputs=[before], outputs=[after]))

@@ -9,6 +9,7 @@ from qcompiler import ir
 from qcompiler.pipeline import Diagnostic
 
 OPERATOR = "TableLookup"
+PRODUCT = "TableLookup2"
 DOMAIN = "qcompiler"
 KEY = "qcompiler.tables"
 MAKER = "fuse-tables"
