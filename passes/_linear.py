@@ -221,6 +221,14 @@ def fold_chain(
     inner.nodes.insert(position + 1, add)
 
 
+def laid_out(tensor: ir.Tensor) -> ir.Node | None:
+    """The node that computes what Reshape and Transpose only lay out anew; None where it is an input or a constant."""
+    node = ir.producer(tensor)
+    while node is not None and node.op in ("Reshape", "Transpose"):
+        node = ir.producer(node.inputs[0])
+    return node
+
+
 def _place(tensor: ir.Constant) -> int:
     """Where the values are in memory: the same for a weight and the view of it that is its transpose."""
     return int(tensor.values.__array_interface__["data"][0])

@@ -13,6 +13,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.errors import PassError
 from qcompiler.passes._elementwise import Function, function_of
+from qcompiler.passes._linear import laid_out
 from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.passes.spell_zero_points import takes_zero_point
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
@@ -297,9 +298,7 @@ class _Placement:
 
     def attended(self, tensor: ir.Tensor) -> bool:
         """Whether it is an attention's result: that is one kernel with its Q, if nothing is subtracted in between."""
-        node = ir.producer(tensor)
-        while node is not None and node.op in ("Reshape", "Transpose"):
-            node = ir.producer(node.inputs[0])
+        node = laid_out(tensor)
         return node is not None and node in self.chosen and self.chosen[node].attention
 
     def ties(self) -> tuple[frozenset[str], ...]:

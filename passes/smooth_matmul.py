@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.passes._linear import laid_out
 from qcompiler.passes._smoothing import APART, around_zero, best_factor, check_length, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
@@ -35,6 +36,8 @@ class SmoothMatMul(RowsPass):
     least_gain: float = 1.0
     most_apart: int = APART[-1]
     """How many channels may be multiplied in float."""
+    behind_attention: bool = True
+    """Whether what quantized attention returns is smoothed: a product behind it may split a kernel."""
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
         """Tensors computed in float and read by products that are quantized, along their last axis."""
@@ -42,6 +45,7 @@ class SmoothMatMul(RowsPass):
             tensor.name: -1
             for tensor, readers in smoothable(graph).items()
             if all(node.name in plan.intended for node in readers) and not _in_codes(tensor, plan)
+            if self.behind_attention or not _attended(tensor, plan)
         }
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
@@ -63,6 +67,13 @@ class SmoothMatMul(RowsPass):
             check_length(factor, len(places[name][1][0].inputs[1].values), name)
             _smooth(graph, *places[name], factor, namer)
         return PassResult(len(factors), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **factors}))
+
+
+def _attended(tensor: ir.Tensor, plan: Plan) -> bool:
+    """Whether a quantized product of two computed tensors makes it."""
+    node = laid_out(tensor)
+    product = node is not None and node.op == "MatMul" and not any(ir.is_constant(side) for side in node.inputs)
+    return node is not None and product and node.name in plan.intended
 
 
 def _in_codes(tensor: ir.Tensor, plan: Plan) -> bool:

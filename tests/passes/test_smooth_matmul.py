@@ -11,10 +11,12 @@ from planned import TARGET, lowered, placed, solved, weights
 from qcompiler import ir
 from qcompiler.calibrate import sample_rows
 from qcompiler.errors import PassError
+from qcompiler.passes.place import Place
 from qcompiler.passes.smooth_matmul import SmoothMatMul
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.runtime import Feed
+from qcompiler.target import load_target
 
 WEIGHTS = weights(w=(64, 32), v=(64, 16))
 ONE = "(float[N,64] x) => (float[N,32] y) { h = Neg(x) y = MatMul(h, w) }"
@@ -126,3 +128,17 @@ def test_a_weight_that_layers_share_is_not_copied_for_each() -> None:
     graph = program(text, weights(w=(64, 64)))
     _, plan = smoothed(graph, samples({3: 20.0}))
     assert not plan.smoothing
+
+
+@pytest.mark.parametrize("behind, wanted", [(True, {"r": -1}), (False, {})])
+def test_what_attention_returns_is_left_alone_where_a_product_would_split_its_kernel(
+    behind: bool, wanted: dict[str, int]
+) -> None:
+    text = """(float[2,8,32] q, float[2,32,8] k, float[2,8,64] u) => (float[8,2,32] y) {
+        a = MatMul(q, k) p = Softmax<axis = -1>(a) c = MatMul(p, u)
+        r = Transpose<perm = [1, 0, 2]>(c) y = MatMul(r, w) }"""
+    graph = program(text, WEIGHTS)
+    context = PassContext(load_target("tensorrt").at("int8"), Plan())
+    plan = Pipeline([Place()]).run(graph, context).plan
+    assert plan is not None
+    assert SmoothMatMul(behind_attention=behind).wanted(graph, plan) == wanted
