@@ -38,6 +38,8 @@ from qcompiler.target import OPS, Target, load_target
 from qcompiler.verify.checks import Checks
 
 MOST_MADE_UP = 16
+OBSERVED = "ranges by the observer"
+"""The action of a decision for an observer."""
 COPIES = 2
 """Of its weights a session holds: as they are, and as its kernels want them."""
 REWRITING = ("fold-scale-shift", "fold-batchnorm", "merge-duplicates")
@@ -359,14 +361,17 @@ class Compilation:
 
     def best_solved(self, ctx: PassContext) -> Plan:
         """Solved with the observer that is wanted, from then on the one that measures best where that is wanted."""
-        if not self.tries_observers or self.data is None or self.options.improve == "none":
+        if not self.tries_observers or self.options.improve == "none":
             return self.solved(ctx)
+        if self.data is None:
+            reason = "untried: with samples beside the statistics, others are tried and biases are corrected"
+            return self.solved(ctx).deciding([self.observer], OBSERVED, reason)
         plans: dict[str, Plan] = {}
         for self.observer in calibrate.OBSERVERS:
             plans[self.observer] = self.solved(ctx)
         self.observer = best_observer(self.graph, plans, self.feeds())
         reason = f"of {', '.join(calibrate.OBSERVERS)}, tried on samples"
-        return plans[self.observer].deciding([self.observer], "ranges by the observer", reason)
+        return plans[self.observer].deciding([self.observer], OBSERVED, reason)
 
     def solved(self, ctx: PassContext) -> Plan:
         assert ctx.plan is not None

@@ -79,11 +79,14 @@ def test_without_samples_it_is_the_usual_one() -> None:
     graph, feeds = spiked(1.0)
     statistics = qcompiler.compile(ir.to_proto(graph), feeds, options=qcompiler.Options(timing=False)).statistics
 
-    def made(observer: str) -> bytes:
+    def made(observer: str) -> qcompiler.Result:
         options = qcompiler.Options(timing=False, observer=observer)
-        return qcompiler.compile(ir.to_proto(graph), statistics=statistics, options=options).model.SerializeToString()
+        return qcompiler.compile(ir.to_proto(graph), statistics=statistics, options=options)
 
-    assert made("") == made("mse") != made("minmax")
+    usual, named, other = (made(observer).model.SerializeToString() for observer in ("", "mse", "minmax"))
+    assert usual == named != other
+    assert any("observer: mse: untried: with samples" in decision for decision in made("").report.decisions)
+    assert not any("untried" in decision for decision in made("mse").report.decisions)
 
 
 def test_an_unknown_observer() -> None:
