@@ -47,6 +47,12 @@ def signature(tensor: ir.Tensor) -> str:
     return f"{tensor.name}: {dtype}[{', '.join('?' if d is None else str(d) for d in tensor.shape)}]"
 
 
+QUANTIZED = frozenset(
+    ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger")
+)
+"""Operators that float models do not have."""
+
+
 def operators(graph: ir.Graph) -> Counter[str]:
     """Nodes by operator at every depth; those of other domains as ``domain.Operator``."""
     return Counter(
@@ -60,7 +66,7 @@ def problems(graph: ir.Graph) -> Iterator[str]:
         kind = "input" if any(tensor is t for t in graph.inputs) else "output"
         if tensor.dtype is None or tensor.shape is None:
             yield f"{kind} '{tensor.name}' says no {'element type' if tensor.dtype is None else 'shape'}"
-    domains = sorted({node.domain for _, node in ir.all_nodes(graph)} - {None, "", "ai.onnx"})
+    domains = sorted({node.domain for _, node in ir.all_nodes(graph)} - {None, "", "ai.onnx", tables.DOMAIN})
     for domain in domains:
         yield f"operators of domain '{domain}' are passed through as they are"
     for name, tensor in ir.all_tensors(graph).items():
@@ -73,7 +79,7 @@ def problems(graph: ir.Graph) -> Iterator[str]:
     if half:
         yield f"{half} weights have 16 bits: the target's 8-bit kernels work beside float32 only"
     for _, node in ir.all_nodes(graph):
-        if node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"):
+        if node.op in QUANTIZED or node.domain == tables.DOMAIN:
             yield "the model is quantized already: compile the float model that it was made from"
             return
 
@@ -90,6 +96,8 @@ def float_reasons(graph: ir.Graph, target: Target, remarks: Iterable[Diagnostic]
 def _float_reason(node: ir.Node, target: Target) -> str:
     if node.outputs and not is_float(node.outputs[0]):
         return "computes no float32"
+    if node.domain == tables.DOMAIN:
+        return "an operator of ours, which is quantized already"
     entry = target.operator(node)
     if target.weights_alone and (entry is None or entry.weight is None):
         return "only weights are quantized, and it has none or not in this form"

@@ -48,6 +48,22 @@ def test_inspect_names_problems(folder: Path) -> None:
     assert "domain 'mine'" in done.out and "first" in done.out
 
 
+def test_inspect_knows_our_own_operators(folder: Path) -> None:
+    model = onnx.load("matmul.onnx")
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    codes = numpy_helper.from_array(np.ones(weight.shape, np.int8), "w1")
+    model.graph.initializer[0].CopyFrom(codes)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(weight.shape[1], np.float32), "scales"))
+    product = model.graph.node[0]
+    read, made = [*product.input, "scales"], product.output
+    product.CopyFrom(onnx.helper.make_node("MatMulInt8", read, made, domain="qcompiler"))
+    model.opset_import.add(domain="qcompiler", version=1)
+    onnx.save(model, "m.onnx")
+    done = invoke("inspect", "m.onnx")
+    assert "an operator of ours, which is quantized already" in done.out
+    assert "the model is quantized already" in done.out and "passed through" not in done.out
+
+
 def test_inspect_knows_what_tables_stand_for(folder: Path) -> None:
     model = onnx.load("conv.onnx")
     model.graph.node.append(onnx.helper.make_node("TableLookup", ["y", "entries"], ["z"], "gate", domain="qcompiler"))
