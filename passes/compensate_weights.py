@@ -195,7 +195,7 @@ class _Problem:
             self.counts[part][order[0]] = 1.0 / np.diag(root[0]) ** 2
         self._moved = []  # D (M + λ)⁻¹
         for moment, off in zip(moments, drift):
-            ridge = damping * np.mean(np.diag(moment)) * np.eye(len(moment))
+            ridge = (damping * np.mean(np.diag(moment)) or 1.0) * np.eye(len(moment))
             self._moved.append(np.linalg.solve(moment + ridge, off[0].T).T.astype(np.float32))
 
     def target(self, values: np.ndarray) -> np.ndarray:

@@ -255,7 +255,8 @@ class Compilation:
                 ctx = self.smoothed(ctx, statistics)
         if self.kind.quantize != "static":
             with self.stages("solve"):
-                return self.solved(ctx), None
+                samples = self.kind.quantize == "weights" and self.data is not None and not self.large
+                return self.solved(self.smoothed(ctx, None) if samples else ctx), None
         with self.stages("calibrate"):
             ctx = self.smoothed(ctx, statistics)
             if statistics is None:
@@ -306,6 +307,8 @@ class Compilation:
             if statistics is None and isinstance(one, MomentsPass):
                 assert ctx.plan is not None
                 readers = one.wanted(self.graph, ctx.plan)
+                if not readers:
+                    continue
                 moments = calibrate.second_moments(self.graph, readers, self.typical(skip_bad=skip_bad))
                 ctx = self._run([one], self.graph, replace(ctx, moments=moments))
         return replace(ctx, rows=None, moments=None)
@@ -348,7 +351,8 @@ class Compilation:
 
     def deciding(self) -> list[Pass]:
         """The passes that decide on rows of activations."""
-        passes = [registry.parse(text) for text in self.pipeline.get("decide", ())]
+        stage = "scale" if self.kind.quantize == "weights" else "decide"
+        passes = [registry.parse(text) for text in self.pipeline.get(stage, ())]
         return [one for one in passes if isinstance(one, RowsPass)]
 
     def placed(self, ctx: PassContext) -> PassContext:

@@ -94,8 +94,10 @@ class Rounding:
         """
         assert ctx.plan is not None
         plan, graph = ctx.plan, self.job.graph
-        readers, groups = one.wanted(graph, plan), one.groups(graph, plan)
-        feeds = spread(self.job.samples(), SAMPLES) if readers else []
+        readers = one.wanted(graph, plan)
+        if not readers:
+            return self.job._run([one], graph, ctx)
+        feeds = spread(self.job.samples(), SAMPLES)
         products = {node for nodes in readers.values() for node in nodes}
         walk = calibrate.Walk(graph, products, feeds, rows=ROWS, most=TOGETHER, lean=self.job.large)
         if not walk.possible:
@@ -103,7 +105,7 @@ class Rounding:
             return replace(self.job._run([one], graph, replace(ctx, moments=moments)), moments=None)
         first: list[Site] = []
         later: dict[int, list[Site]] = {}
-        for sites in groups:
+        for sites in one.groups(graph, plan):
             depths = {walk.depths[site.node] if site.node in products else 0 for site in sites}
             alone = len(depths) == 1 and depths != {0}
             (later.setdefault(depths.pop(), []) if alone else first).extend(sites)
