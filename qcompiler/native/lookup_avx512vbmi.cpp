@@ -29,17 +29,10 @@ void bytes(const std::uint8_t* x, std::size_t count, const std::uint8_t* entries
   if (count < kFewest) return look_up(x, count, entries, y);
   const Table table(entries);
   std::size_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    const __m512i a = _mm512_loadu_si512(x + i), b = _mm512_loadu_si512(x + i + kLanes);
-    _mm512_storeu_si512(y + i, table.look_up(a));
-    _mm512_storeu_si512(y + i + kLanes, table.look_up(b));
-  }
-  while (i < count) {
-    const std::size_t part = count - i < kLanes ? count - i : kLanes;
-    const __mmask64 mask = first(part);
-    _mm512_mask_storeu_epi8(y + i, mask, table.look_up(_mm512_maskz_loadu_epi8(mask, x + i)));
-    i += part;
-  }
+  for (; i + kLanes <= count; i += kLanes) _mm512_storeu_si512(y + i, table.look_up(_mm512_loadu_si512(x + i)));
+  if (i == count) return;
+  const __mmask64 mask = first(count - i);
+  _mm512_mask_storeu_epi8(y + i, mask, table.look_up(_mm512_maskz_loadu_epi8(mask, x + i)));
 }
 
 // 256 words as four tables of bytes.
