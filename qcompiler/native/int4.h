@@ -75,5 +75,6 @@ extern const Int4Kernels int4_avxvnni;
 extern const Int4Kernels int4_avx512vnni;
 extern const Int4Kernels int4_neon;
 extern const Int4Kernels int4_neondot;
+extern const Int4Kernels int4_neoni8mm;
 
 }  // namespace qcompiler

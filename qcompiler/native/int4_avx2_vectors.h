@@ -12,6 +12,7 @@ struct Avx2 {
   using F = __m256;
   using B = __m256i;
   static constexpr int kLanes = 8;
+  static constexpr bool in_pairs = false;
   static constexpr int vectors(int rows) { return rows == 1 ? 4 : 2; }  // one row reads a panel in one go
 
   static F zero() { return _mm256_setzero_ps(); }

@@ -11,6 +11,7 @@ struct V {
   using B = __m512i;
   using D = __m512i;
   static constexpr int kLanes = 16;
+  static constexpr bool in_pairs = false;
   static constexpr int rows = 6;  // 12 sums, 12 totals, 4 vectors of weights: 28 of the 32 registers
   static constexpr int vectors(int) { return 2; }
 

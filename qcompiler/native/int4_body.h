@@ -5,6 +5,10 @@
 //   rows, vectors(R)       the largest tile, and how many vectors of columns a tile of R rows takes at a time
 //   D start(I), dot(D, B, I), I finish(D, I)   sums of products of unsigned 4-bit and signed 8-bit values, four to a
 //                          lane; `start` and `finish` are called every 32 k, so a D may be narrower than its sum
+//   in_pairs               whether two rows are multiplied at a time, by these:
+//   exchange(D&, D&)       between the sums of two rows and what dot_pair adds to, in both directions
+//   load_pair(row, row)    eight values of each
+//   dot_pair(D&, D&, B, B, pair)   sums of eight products, of four k in the first B and four in the second
 // and loads, stores and conversions with the usual meanings.
 
 #include "int4.h"
@@ -50,42 +54,60 @@ QCOMPILER_INLINE void store_tile(const V::F (&totals)[R][kVectors], std::size_t 
   }
 }
 
-// kGroups groups of eight k for the columns that start at `weights`.
-template <int R, int kVectors, int kGroups>
-QCOMPILER_INLINE void dot_step(V::I (&sums)[R][kVectors], const std::uint8_t* weights, const std::uint8_t* values,
+// kGroups groups of eight k for the columns that start at `weights`. W is V.
+template <typename W, int R, int kVectors, int kGroups>
+QCOMPILER_INLINE void dot_step(typename W::I (&sums)[R][kVectors], const std::uint8_t* weights, const std::uint8_t* values,
                                std::size_t row_bytes) {
-  V::D dots[R][kVectors];
+  constexpr int kPairs = W::in_pairs ? R / 2 : 0;
+  typename W::D dots[R][kVectors];
   QCOMPILER_UNROLL
-  for (int r = 0; r < R; ++r) {
+  for (int v = 0; v < kVectors; ++v) {
     QCOMPILER_UNROLL
-    for (int v = 0; v < kVectors; ++v) dots[r][v] = V::start(sums[r][v]);
+    for (int r = 0; r < R; ++r) dots[r][v] = W::start(sums[r][v]);
+    if constexpr (kPairs > 0) {
+      QCOMPILER_UNROLL
+      for (int p = 0; p < kPairs; ++p) W::exchange(dots[2 * p][v], dots[2 * p + 1][v]);
+    }
   }
   QCOMPILER_UNROLL
   for (int group = 0; group < kGroups; ++group) {
-    V::B low[kVectors], high[kVectors];
+    typename W::B low[kVectors], high[kVectors];
     QCOMPILER_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      const V::B both = V::load_bytes(weights + group * static_cast<int>(kGroupBytes) + v * V::kLanes * 4);
-      low[v] = V::low_halves(both);
-      high[v] = V::high_halves(both);
+      const typename W::B both = W::load_bytes(weights + group * static_cast<int>(kGroupBytes) + v * W::kLanes * 4);
+      low[v] = W::low_halves(both);
+      high[v] = W::high_halves(both);
+    }
+    const auto row = [&](int r) { return values + static_cast<std::size_t>(r) * row_bytes + group * 8; };
+    if constexpr (kPairs > 0) {
+      QCOMPILER_UNROLL
+      for (int p = 0; p < kPairs; ++p) {
+        const typename W::B both = W::load_pair(row(2 * p), row(2 * p + 1));
+        QCOMPILER_UNROLL
+        for (int v = 0; v < kVectors; ++v) W::dot_pair(dots[2 * p][v], dots[2 * p + 1][v], low[v], high[v], both);
+      }
     }
     QCOMPILER_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const V::I four = V::broadcast(values + static_cast<std::size_t>(r) * row_bytes + group * 8);
+    for (int r = 2 * kPairs; r < R; ++r) {
+      const typename W::I four = W::broadcast(row(r));
       QCOMPILER_UNROLL
-      for (int v = 0; v < kVectors; ++v) dots[r][v] = V::dot(dots[r][v], low[v], four);
+      for (int v = 0; v < kVectors; ++v) dots[r][v] = W::dot(dots[r][v], low[v], four);
     }
     QCOMPILER_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const V::I four = V::broadcast(values + static_cast<std::size_t>(r) * row_bytes + group * 8 + 4);
+    for (int r = 2 * kPairs; r < R; ++r) {
+      const typename W::I four = W::broadcast(row(r) + 4);
       QCOMPILER_UNROLL
-      for (int v = 0; v < kVectors; ++v) dots[r][v] = V::dot(dots[r][v], high[v], four);
+      for (int v = 0; v < kVectors; ++v) dots[r][v] = W::dot(dots[r][v], high[v], four);
     }
   }
   QCOMPILER_UNROLL
-  for (int r = 0; r < R; ++r) {
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kPairs > 0) {
+      QCOMPILER_UNROLL
+      for (int p = 0; p < kPairs; ++p) W::exchange(dots[2 * p][v], dots[2 * p + 1][v]);
+    }
     QCOMPILER_UNROLL
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = V::finish(dots[r][v], sums[r][v]);
+    for (int r = 0; r < R; ++r) sums[r][v] = W::finish(dots[r][v], sums[r][v]);
   }
 }
 
@@ -138,7 +160,7 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
         for (std::size_t line = 0; line < kGroups * kGroupBytes; line += kLine) {
           __builtin_prefetch(weights + kAhead + line, 0, kLocality);
         }
-        dot_step<R, kVectors, kGroups>(sums, weights, values, row_bytes);
+        dot_step<V, R, kVectors, kGroups>(sums, weights, values, row_bytes);
         weights += kGroups * kGroupBytes;
         values += kGroups * 8;
       }

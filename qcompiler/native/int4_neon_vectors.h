@@ -1,4 +1,4 @@
-// The vectors of int4_body.h for 64-bit ARM, but for the dot product: int4_neon.cpp and int4_neondot.cpp add theirs.
+// The vectors of int4_body.h for 64-bit ARM, but for the dot product, of which each int4_neon*.cpp adds its own.
 
 #include <arm_neon.h>
 
@@ -12,6 +12,7 @@ struct Neon {
   using F = float32x4_t;
   using B = uint8x16_t;
   static constexpr int kLanes = 4;
+  static constexpr bool in_pairs = false;
   static constexpr int vectors(int rows) { return rows == 1 ? 8 : 2; }  // one row reads a panel in one go
 
   static F zero() { return vdupq_n_f32(0.0f); }

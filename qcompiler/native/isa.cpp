@@ -30,6 +30,14 @@ const LookupKernels& lookup_avx512() {
   return __builtin_cpu_supports("avx512vbmi") ? lookup_avx512vbmi : lookup_avx2;
 }
 #elif defined(__aarch64__)
+bool has_neoni8mm() {
+#if defined(__linux__)
+  constexpr unsigned long kInt8MatrixProduct = 1ul << 13;  // HWCAP2_I8MM
+  return (getauxval(AT_HWCAP2) & kInt8MatrixProduct) != 0;
+#else
+  return false;  // the system is not asked yet: neondot runs there
+#endif
+}
 bool has_neondot() {
 #if defined(__linux__)
   constexpr unsigned long kAsimdDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
@@ -52,13 +60,14 @@ constexpr Isa kIsas[] = {
     {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, &int8_avxvnni, use<lookup_avx2>},
     {"avx2", has_avx2, observe_avx2, &int4_avx2, &int8_avx2, use<lookup_avx2>},
 #elif defined(__aarch64__)
+    {"neoni8mm", has_neoni8mm, observe_neon, &int4_neoni8mm, &int8_neondot, use<lookup_neon>},
     {"neondot", has_neondot, observe_neon, &int4_neondot, &int8_neondot, use<lookup_neon>},
     {"neon", always, observe_neon, &int4_neon, &int8_neon, use<lookup_neon>},
 #endif
     {"scalar", always, observe_scalar, &int4_scalar, &int8_scalar, use<lookup_scalar>},
 };
 
-constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar"};
+constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar"};
 
 std::atomic<const Isa*> g_in_use{nullptr};
 std::atomic<std::uint64_t> g_int4_runs[sizeof(kIsas) / sizeof(kIsas[0])];
@@ -84,7 +93,8 @@ const Isa* select_isa(const char* wanted, std::string& error) {
       return nullptr;
     }
   }
-  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, avx512vnni, avxvnni, avx2, neondot, neon or scalar";
+  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, avx512vnni, avxvnni, avx2, "
+          "neoni8mm, neondot, neon or scalar";
   return nullptr;
 }
 

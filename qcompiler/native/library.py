@@ -11,7 +11,8 @@ from typing import Any
 from qcompiler.errors import DependencyError
 
 DOMAIN = "qcompiler"  # of every operator in the library
-ISAS = ("avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar")  # what QCOMPILER_ISA may name, besides "auto"
+# What QCOMPILER_ISA may name, besides "auto".
+ISAS = ("avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar")
 
 _FILE_NAME = "qcompiler_ops.dll" if sys.platform == "win32" else "libqcompiler_ops.so"
 

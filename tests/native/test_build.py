@@ -54,7 +54,7 @@ def test_unit_tests_hold_on_arm() -> None:
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
     assert printed.count("all hold") == 4
-    assert "instruction set neondot" in printed
+    assert "instruction set neoni8mm" in printed and "instruction set neondot" in printed
 
 
 @needs_cmake
@@ -79,7 +79,7 @@ X86_FLAGS = {
     "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
     "avx512vbmi": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
 }
-ARM_FLAGS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
+ARM_FLAGS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"], "neoni8mm": ["-march=armv8.2-a+dotprod+i8mm"]}
 ON_ARM = platform.machine() in ("aarch64", "arm64")
 
 
@@ -99,6 +99,7 @@ def names_defined_by(compiler: str, source: Path, flags: list[str], folder: Path
             for kernel in ("int4", "int8")
             for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))
         ],
+        *([("int4", "neoni8mm")] if ON_ARM else []),
         *[("lookup", isa) for isa in ("scalar", *(("neon",) if ON_ARM else ("avx2", "avx512vbmi")))],
     ],
 )
