@@ -40,6 +40,8 @@ def ways(refiner: Refiner, candidate: Candidate) -> Ways:
     compilation, plan = refiner.compilation, candidate.plan
     if plan is None or compilation.kind.quantize != "static" or not refiner.points:
         return Ways(candidate)
+    if not refiner.effort.built and compilation.options.goal is None:  # nothing is to be spent on fidelity
+        return Ways(candidate)
     names = eligible(compilation.graph, plan, compilation.target)
     if not names:
         return Ways(candidate)
