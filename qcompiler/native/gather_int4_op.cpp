@@ -5,16 +5,18 @@
 #include "int4_node.h"
 #include "int4_weights.h"
 #include "isa.h"
+#include "kernel_op.h"
 #include "ort_call.h"
 
 namespace qcompiler {
 namespace {
 
-constexpr const char* kName = "GatherInt4";
 constexpr std::size_t kWeightsInput = 1;  // then scales, zero_points
 
 class GatherInt4Kernel {
  public:
+  static constexpr const char* kName = "GatherInt4";
+
   GatherInt4Kernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api),
         kernels_(*isa_in_use().int4),
@@ -86,9 +88,7 @@ GatherInt4Op make(ort::ElementType indices, ort::ElementType scales) {
   GatherInt4Op op{};
   op.indices = indices;
   op.scales = scales;
-  op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return kName; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  run_kernel<GatherInt4Kernel>(op);
   op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kWeightsInput + 3; };
   op.GetInputType = [](const ort::CustomOp* self, std::size_t index) {
     const auto& typed = *static_cast<const GatherInt4Op*>(self);
@@ -97,20 +97,7 @@ GatherInt4Op make(ort::ElementType indices, ort::ElementType scales) {
   op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t index) {
     return index > kWeightsInput + 1 ? ort::kOptional : ort::kRequired;
   };
-  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
   op.GetOutputType = [](const ort::CustomOp* self, std::size_t) { return static_cast<const GatherInt4Op*>(self)->scales; };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(*api, [&] { *kernel = new GatherInt4Kernel(*api, info); });
-  };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
-    const auto& self = *static_cast<const GatherInt4Kernel*>(kernel);
-    return guarded(self.api(), [&] { self.compute(context); });
-  };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<GatherInt4Kernel*>(kernel); };
   return op;
 }
 

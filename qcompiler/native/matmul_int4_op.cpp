@@ -11,12 +11,12 @@
 #include "int4_node.h"
 #include "int4_weights.h"
 #include "isa.h"
+#include "kernel_op.h"
 #include "ort_call.h"
 
 namespace qcompiler {
 namespace {
 
-constexpr const char* kName = "MatMulInt4";
 constexpr std::size_t kWeightsInput = 1;  // then scales, zero_points
 constexpr std::size_t kBiasInput = 4;
 constexpr std::size_t kLargestTile = 8;  // rows, of any instruction set
@@ -39,6 +39,8 @@ Scratch scratch(std::size_t size) {
 
 class MatMulInt4Kernel {
  public:
+  static constexpr const char* kName = "MatMulInt4";
+
   MatMulInt4Kernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api),
         isa_(isa_in_use()),
@@ -214,28 +216,13 @@ MatMulInt4Op make(ort::ElementType values, ort::ElementType scales) {
   MatMulInt4Op op{};
   op.values = values;
   op.scales = scales;
-  op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return kName; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  run_kernel<MatMulInt4Kernel>(op);
   op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kBiasInput + 1; };
   op.GetInputType = input_type;
   op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t index) {
     return index > kWeightsInput + 1 ? ort::kOptional : ort::kRequired;
   };
-  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
   op.GetOutputType = [](const ort::CustomOp* self, std::size_t) { return input_type(self, 0); };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(*api, [&] { *kernel = new MatMulInt4Kernel(*api, info); });
-  };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
-    const auto& self = *static_cast<const MatMulInt4Kernel*>(kernel);
-    return guarded(self.api(), [&] { self.compute(context); });
-  };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<MatMulInt4Kernel*>(kernel); };
   return op;
 }
 
