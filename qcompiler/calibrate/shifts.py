@@ -15,13 +15,14 @@ _AXES_ARE_AN_INPUT = 18
 
 
 def mean_shifts(
-    plain: ir.Graph, coded: ir.Graph, ranks: Mapping[str, int], feeds: Sequence[Feed]
+    plain: ir.Graph, coded: ir.Graph, ranks: Mapping[str, int], feeds: Sequence[Feed], *, optimize: str = "all"
 ) -> dict[str, np.ndarray]:
     """The plain graph's mean less the coded one's, float32 ``[samples, C]``, of each tensor of the outermost graphs
     that ``ranks`` names with its number of axes; channels are axis 1.
 
     Each is told alone: while the coded graph runs, every one of these tensors is moved to the mean that it has in the
     plain graph on the same sample before it is read. Tensors that one of the graphs does not compute are left out.
+    ``optimize``: how far ONNX Runtime may rewrite the coded graph.
     """
     known = {tensor.name for node in coded.nodes for tensor in node.outputs}
     names = [name for name in ranks if name in known & {t.name for node in plain.nodes for t in node.outputs}]
@@ -30,7 +31,7 @@ def mean_shifts(
     means, shifts = ([f"{what}_{index}" for index in range(len(names))] for what in (_MEAN, _SHIFT))
     with session(_with_means(plain, names, ranks)) as model:
         wanted = list(side_by_side(lambda feed: run(model, feed, means), feeds))
-    with session(_with_shifts(coded, names, ranks)) as model:
+    with session(_with_shifts(coded, names, ranks), optimize=optimize) as model:
         given = [{**feed, **dict(zip(means, values))} for feed, values in zip(feeds, wanted)]
         found = list(side_by_side(lambda feed: run(model, feed, shifts), given))
     return {
