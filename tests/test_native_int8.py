@@ -111,3 +111,19 @@ def test_the_report_says_why_there_is_no_table(text: str, node: str, why: str) -
     fates = {one.name: one for one in report.nodes}
     assert fates[node].precision == "float" and why in fates[node].reason
     assert tables.OPERATOR not in report.operators
+
+
+@needs_library
+def test_the_scales_of_squeeze_and_excite_are_an_operator_of_ours() -> None:
+    text = """(float[1,3,8,8] x) => (float y) {
+        c = Conv(x, w) r = Relu(c) g = GlobalAveragePool(r) e = Conv(g, v) s = HardSigmoid(e)
+        m = Mul(r, s) y = Conv(m, v)
+    }"""
+    graph = program(text, CONV, opset=20, ir_version=9)
+    result = qcompiler.compile(graph, feeds(), options=qcompiler.Options(timing=False, ops="native"))
+    fates = {node.name: node for node in result.report.nodes}
+    assert (fates["Mul_5"].precision, fates["Mul_5"].form) == ("int8", tables.PRODUCT)
+    left_out = qcompiler.Options(timing=False, ops="native", passes=("-fuse-channel-scales",))
+    unfused = qcompiler.compile(graph, feeds(), plan=result.plan, options=left_out)
+    assert tables.PRODUCT not in unfused.report.operators and unfused.report.operators["QLinearMul"] == 1
+    assert result.report.sqnr >= unfused.report.sqnr - 0.01
