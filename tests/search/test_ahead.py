@@ -144,8 +144,8 @@ def test_a_plan_of_fp4_makes_the_same_model_again(monkeypatch: pytest.MonkeyPatc
 def test_biases_are_corrected_in_other_types_too(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     monkeypatch.setattr(tensorrt, "installed", lambda: False)
     text = "(float[1,8,8,8] x) => (float[1,8,8,8] y) { c = Conv(x, w, b) r = Clip(c, zero, six) y = Conv(r, v, d) }"
-    constants = {**weights(w=(8, 8, 1, 1), v=(8, 8, 1, 1), b=(8,), d=(8,)), "zero": np.float32(0), "six": np.float32(6)}
-    graph = program(text, constants)
+    ends = {"zero": np.float32(0), "six": np.float32(6)}
+    graph = program(text, {**weights(w=(8, 8, 1, 1), v=(8, 8, 1, 1), b=(8,), d=(8,)), **ends})
     made = compile(graph, feeds(graph, 8), target="tensorrt", precision=precision, options=Options(timing=False))
     assert made.plan is not None and made.plan.intended == {"Conv_0", "Conv_2"}
     assert made.report.outputs[0].sqnr > 20.0
