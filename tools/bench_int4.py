@@ -4,8 +4,9 @@
     python tools/bench_int4.py --isa avx2 --threads 1 --json result.json
 
 Every figure is a median over rounds. In a round the candidates run one after the other, in one process, so what else
-the machine does meets all of them; ratios are taken within a round. Between candidates is a pause in which the threads
-of the one before fall asleep, and an untimed call that wakes the next one's.
+the machine does meets all of them; ratios are taken within a round. With one thread, time is that for which the thread
+had a processor: waiting for one does not count. Between candidates is a pause in which the threads of the one before
+fall asleep, and an untimed call that wakes the next one's.
 
 ours       MatMulNBits' time over MatMulInt4's, with what it must reach
 of int8    the speed of MatMulInt4 over that of ONNX Runtime's dynamic INT8 (DynamicQuantizeLinear, MatMulInteger)
@@ -158,13 +159,13 @@ def plain_read(size: int, threads: int) -> Callable[[], Any]:
     return lambda: list(pool.map(np.max, parts))
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
+def seconds(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
     time.sleep(PAUSE)
     call()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
@@ -179,12 +180,13 @@ def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
     if case.of_read is not None:
         candidates["read"] = plain_read(weights.bytes_read, threads)
 
-    repeats = {name: max(1, round(SHORTEST / seconds(call, 1))) for name, call in candidates.items()}
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    repeats = {name: max(1, round(SHORTEST / seconds(call, 1, clock))) for name, call in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
     while time.perf_counter() - start < budget or len(times["ours"]) < FEWEST_ROUNDS:
         for name, call in candidates.items():
-            times[name].append(seconds(call, repeats[name]))
+            times[name].append(seconds(call, repeats[name], clock))
 
     def ratio(name: str) -> float | None:
         return float(np.median(np.array(times[name]) / np.array(times["ours"]))) if name in times else None

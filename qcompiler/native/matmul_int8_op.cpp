@@ -10,12 +10,12 @@
 
 #include "int8_weights.h"
 #include "isa.h"
+#include "kernel_op.h"
 #include "ort_call.h"
 
 namespace qcompiler {
 namespace {
 
-constexpr const char* kName = "MatMulInt8";
 constexpr std::size_t kBiasInput = 3;
 
 // Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
@@ -35,6 +35,8 @@ std::unique_ptr<std::uint8_t, Free> aligned(std::size_t size) {
 
 class MatMulInt8Kernel {
  public:
+  static constexpr const char* kName = "MatMulInt8";
+
   MatMulInt8Kernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api), isa_(isa_in_use()), kernels_(*isa_.int8), node_(describe_node(api, info, kName)),
         weights_(read_weights(info)) {
@@ -180,28 +182,13 @@ class MatMulInt8Kernel {
 
 ort::CustomOp make() {
   ort::CustomOp op{};
-  op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return kName; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  run_kernel<MatMulInt8Kernel>(op);
   op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kBiasInput + 1; };
   op.GetInputType = [](const ort::CustomOp*, std::size_t index) { return index == 1 ? ort::kInt8 : ort::kFloat; };
   op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t index) {
     return index == kBiasInput ? ort::kOptional : ort::kRequired;
   };
-  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
   op.GetOutputType = [](const ort::CustomOp*, std::size_t) { return ort::kFloat; };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(*api, [&] { *kernel = new MatMulInt8Kernel(*api, info); });
-  };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
-    const auto& self = *static_cast<const MatMulInt8Kernel*>(kernel);
-    return guarded(self.api(), [&] { self.compute(context); });
-  };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<MatMulInt8Kernel*>(kernel); };
   return op;
 }
 

@@ -10,13 +10,13 @@
 
 #include "channels.h"
 #include "isa.h"
+#include "kernel_op.h"
 #include "lookup.h"
 #include "ort_call.h"
 
 namespace qcompiler {
 namespace {
 
-constexpr const char* kName = "TableLookup2";
 constexpr const char* kInputs[] = {"X",       "S",            "x_scale", "x_zero_point",
                                    "s_scale", "s_zero_point", "y_scale", "y_zero_point"};
 
@@ -36,6 +36,8 @@ struct Repetition {
 
 class TableLookup2Kernel {
  public:
+  static constexpr const char* kName = "TableLookup2";
+
   TableLookup2Kernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api), kernels_(isa_in_use().lookup()), node_(describe_node(api, info, kName)) {
     float scales[3];
@@ -177,34 +179,19 @@ struct TableLookup2Op : ort::CustomOp {
 TableLookup2Op make(ort::ElementType codes) {
   TableLookup2Op op{};
   op.codes = codes;
-  op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return kName; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  run_kernel<TableLookup2Kernel>(op);
   op.GetInputTypeCount = [](const ort::CustomOp*) { return std::size(kInputs); };
   op.GetInputType = [](const ort::CustomOp* self, std::size_t index) {
     const bool scale = index == 2 || index == 4 || index == 6;
     return scale ? ort::kFloat : static_cast<const TableLookup2Op*>(self)->codes;
   };
   op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
-  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
   op.GetOutputType = [](const ort::CustomOp* self, std::size_t) { return static_cast<const TableLookup2Op*>(self)->codes; };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
   op.InferOutputShapeFn = [](const ort::CustomOp*, ort::ShapeInferContext* context) {
     const ort::Api& api = api_in_use();
     return guarded(api, [&] { infer_output(api, context, 0); });
   };
   may_work_in_place(op);
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(*api, [&] { *kernel = new TableLookup2Kernel(*api, info); });
-  };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
-    const auto& self = *static_cast<const TableLookup2Kernel*>(kernel);
-    return guarded(self.api(), [&] { self.compute(context); });
-  };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<TableLookup2Kernel*>(kernel); };
   return op;
 }
 

@@ -4,17 +4,19 @@
 
 #include "channels.h"
 #include "isa.h"
+#include "kernel_op.h"
 #include "lookup.h"
 #include "ort_call.h"
 
 namespace qcompiler {
 namespace {
 
-constexpr const char* kName = "TableLookup";
 constexpr std::size_t kTableInput = 1;
 
 class TableLookupKernel {
  public:
+  static constexpr const char* kName = "TableLookup";
+
   TableLookupKernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api),
         kernels_(isa_in_use().lookup()),
@@ -110,21 +112,16 @@ TableLookupOp make(ort::ElementType codes, ort::ElementType entries) {
   TableLookupOp op{};
   op.codes = codes;
   op.entries = entries;
-  op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return kName; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU
+  run_kernel<TableLookupKernel>(op);
   op.GetInputTypeCount = [](const ort::CustomOp*) -> std::size_t { return kTableInput + 1; };
   op.GetInputType = [](const ort::CustomOp* self, std::size_t index) {
     const auto& typed = *static_cast<const TableLookupOp*>(self);
     return index == kTableInput ? typed.entries : typed.codes;
   };
   op.GetInputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
-  op.GetInputMemoryType = [](const ort::CustomOp*, std::size_t) { return ort::kMemoryDefault; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> std::size_t { return 1; };
   op.GetOutputType = [](const ort::CustomOp* self, std::size_t) {
     return static_cast<const TableLookupOp*>(self)->entries;
   };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, std::size_t) { return ort::kRequired; };
   op.InferOutputShapeFn = [](const ort::CustomOp*, ort::ShapeInferContext* context) {
     const ort::Api& api = api_in_use();
     return guarded(api, [&] { infer_output(api, context, kTableInput); });
@@ -132,16 +129,6 @@ TableLookupOp make(ort::ElementType codes, ort::ElementType entries) {
   if (entries != ort::kFloat) {  // Y may be written over X where nobody else needs X
     may_work_in_place(op);
   }
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(*api, [&] { *kernel = new TableLookupKernel(*api, info); });
-  };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
-    const auto& self = *static_cast<const TableLookupKernel*>(kernel);
-    return guarded(self.api(), [&] { self.compute(context); });
-  };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<TableLookupKernel*>(kernel); };
   return op;
 }
 
