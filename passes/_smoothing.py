@@ -58,7 +58,7 @@ def even_factor(x: Rows, *, symmetric: bool) -> tuple[np.ndarray, float, float]:
 
     def noise(by: np.ndarray) -> float:
         rows = x.values * by
-        error = (_rounded_rows(rows, float(np.max(x.reach * by)), symmetric) - rows) / by
+        error = (rounded_rows(rows, float(np.max(x.reach * by)), symmetric) - rows) / by
         return float(np.mean(np.mean(error * error, axis=0) / size))
 
     plain, smoothed = noise(np.ones_like(factor)), noise(factor)
@@ -75,7 +75,7 @@ def _noise(
         factor = (near ** (1.0 - strength) / far**strength).astype(np.float32)
         factor = np.where(kept, factor / np.exp(np.mean(np.log(factor[kept]))), np.float32(0.0))
     rows, columns = x.values * factor, weight * inverse(factor)[:, None]
-    error = _rounded_rows(rows, float(np.max(x.reach * factor)), symmetric) @ _rounded_columns(columns) - rows @ columns
+    error = rounded_rows(rows, float(np.max(x.reach * factor)), symmetric) @ rounded_columns(columns) - rows @ columns
     return float(np.mean(np.sum(error * error, axis=1) / size)), factor
 
 
@@ -91,7 +91,7 @@ def inverse(factor: np.ndarray) -> np.ndarray:
 _CLIPPED = (1.0, 0.85, 0.7, 0.55)
 
 
-def _rounded_rows(values: np.ndarray, reach: float, symmetric: bool = False) -> np.ndarray:
+def rounded_rows(values: np.ndarray, reach: float, symmetric: bool = False) -> np.ndarray:
     """Rounded to 8 bits with one scale, cut where the squared error is least."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     low, high = (low, max(high, reach)) if high >= -low else (min(low, -reach), high)
@@ -108,7 +108,7 @@ def _rounded_rows(values: np.ndarray, reach: float, symmetric: bool = False) -> 
     return best
 
 
-def _rounded_columns(weight: np.ndarray) -> np.ndarray:
+def rounded_columns(weight: np.ndarray) -> np.ndarray:
     """Rounded to 8 bits with one scale a column."""
     step = np.maximum(np.abs(weight).max(axis=0), 1e-30) / np.float32(127.0)
     return np.rint(weight / step) * step

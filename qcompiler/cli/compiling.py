@@ -61,12 +61,7 @@ decision_options = shared.together(
 
 goal_options = shared.together(
     click.option("--min-sqnr", type=float, metavar="DB", help="Keep so many dB at each output, at the most speed."),
-    click.option("--max-drop", metavar="DROP", help="Lose at most so much of the metric: 0.5% of it, or 0.005."),
-    click.option("--metric", metavar="NAME[:OUTPUT]|FILE.py:FUNCTION", default="", help=(
-        "top-1, cosine, cer, perplexity, mean-iou, detections; or your own code, which is run: a function that returns "
-        "a number for the model, itself a function from feeds to outputs by name.")),
-    click.option("--labels", metavar="FILE.npz:KEY", help="What is right, one a sample [what the float model says]."),
-    click.option("--lower-is-better", is_flag=True, help="The metric of your own is an error."),
+    shared.metric_options,
     click.option("--budget", multiple=True, metavar="latency=SHARE|size=SHARE",
                  help="Take at most such a share of the source's time or weights: latency=0.5x, size=0.3x."),
     click.option("--improve", type=click.Choice(("none", "fast", "full")), default="fast", show_default=True,
@@ -232,15 +227,15 @@ COMMANDS = (compile_command, plan_command)
 
 def goal_of(given: dict[str, Any]) -> Goal | None:
     """What the model is to keep or may take; None where nothing is said of that."""
-    from qcompiler.metrics import Drop, labels_from
+    from qcompiler.metrics import labels_from
     from qcompiler.search.goal import Goal, budgets
 
     context = click.get_current_context()
     try:
         shares = budgets(given["budget"])
-        drop = Drop.parse(given["max_drop"]) if given["max_drop"] is not None else None
     except ValueError as error:
         raise click.UsageError(str(error), context) from None
+    drop = given["max_drop"]
     for name, needed in (("max_drop", "metric"), ("metric", "max_drop"), ("labels", "metric")):
         if given[name] and not given[needed]:
             names = [f"--{one.replace('_', '-')}" for one in (name, needed)]
@@ -250,7 +245,7 @@ def goal_of(given: dict[str, Any]) -> Goal | None:
     if given["no_timing"]:
         raise click.UsageError("what is to be met is weighed against time: leave out --no-timing", context)
     labels = labels_from(given["labels"]) if given["labels"] else None
-    return Goal(given["min_sqnr"], drop, given["metric"], labels, given["lower_is_better"], **shares)
+    return Goal(given["min_sqnr"], drop, given["metric"] or "", labels, given["lower_is_better"], **shares)
 
 
 @contextmanager

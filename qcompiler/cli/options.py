@@ -107,13 +107,14 @@ load_option = click.option(
 )  # fmt: skip
 
 metric_options = together(
-    click.option("--metric", metavar="NAME", help="A built-in metric, top-1, cosine, cer, perplexity, mean-iou or "
-                 "detections, as NAME or NAME:OUTPUT; or your own, FILE.py:FUNCTION."),
-    click.option("--labels", metavar="FILE.npy", help="Labels of a built-in metric, or FILE.npz:KEY [what the float "
-                 "model says]."),
-    click.option("--lower-is-better", is_flag=True, help="Of a metric of your own."),
-    click.option("--max-drop", type=DropOf(), metavar="DROP", help="How far the metric may fall behind float's: 0.5%, "
-                 "or 0.005 in its own unit."),
+    click.option("--metric", metavar="NAME[:OUTPUT]|FILE.py:FUNCTION", help=(
+        "top-1, cosine, cer, perplexity, mean-iou, detections; or your own code, which is run: a function that returns "
+        "a number for the model, itself a function from feeds to outputs by name.")),
+    click.option("--labels", metavar="FILE.npy|FILE.npz:KEY",
+                 help="What is right, one a sample, of a built-in metric [what the float model says]."),
+    click.option("--lower-is-better", is_flag=True, help="The metric of your own is an error."),
+    click.option("--max-drop", type=DropOf(), metavar="DROP",
+                 help="How far the metric may fall behind float's at most: 0.5% of it, or 0.005 in its own unit."),
 )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from qcompiler.plan import Plan
 from qcompiler.report import OutputRecord
 from qcompiler.runtime import Feed, session
 from qcompiler.search import improve, spare
-from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.points import before_softmax, measuring_points, together
+from qcompiler.search.ranges import better_ranges
 from qcompiler.search.refine import Candidate
 from qcompiler.search.sensitivity import contributions
 from qcompiler.search.settle import Measured, affordable, unfaithful
@@ -102,8 +103,8 @@ class Builder:
                 break  # nothing, or floats, which are densest around zero: a cut gains nothing
             trials = [{name: quant} for name, quant in quants.items()]
             parts = contributions(graph, plan, trials, list(points), feeds, runs)
-            noise = dict(zip(quants, (improve.together(part, points) for part in parts)))
-            found = improve.better_ranges(graph, plan, statistics, feeds, points, noise, runs)
+            noise = dict(zip(quants, (together(part, points) for part in parts)))
+            found = better_ranges(graph, plan, statistics, feeds, points, noise, runs)
             if not found:
                 break
             ranges = {name: ends for name, (ends, _) in found.items()}
@@ -117,7 +118,7 @@ class Builder:
         trials = [{site.tensor: quant for site, quant in plan.sites.items()} for plan in (old, new)]
         feeds = improve.spaced(self.compilation.feeds(), spare.SAMPLES)
         before, after = contributions(graph, old, trials, list(outputs), feeds)
-        return improve.together(after, outputs) < LEAST_GAIN * improve.together(before, outputs)
+        return together(after, outputs) < LEAST_GAIN * together(before, outputs)
 
     def solved(self, plan: Plan) -> Plan:
         """The plan placed and solved anew, for what it now says is kept in float and of ranges."""

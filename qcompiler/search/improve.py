@@ -16,16 +16,17 @@ from functools import cached_property
 
 import numpy as np
 
-from qcompiler import ir, numerics
+from qcompiler import ir
 from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.calibrate.moments import SAMPLES as ROUNDING_SAMPLES
 from qcompiler.calibrate.observers import histogram
-from qcompiler.plan import Plan, Site, TensorQuant
+from qcompiler.plan import Plan, Site
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerAxis
 from qcompiler.search.cost import Cost, cost_of
 from qcompiler.search.mixture import FLOAT, Mixture, mixture, owners
-from qcompiler.search.points import before_softmax, measuring_points
+from qcompiler.search.points import before_softmax, measuring_points, together
+from qcompiler.search.ranges import better_ranges
 from qcompiler.search.sensitivity import Switchboard, contributions
 from qcompiler.target import Target
 from qcompiler.verify.profile import Profile
@@ -40,10 +41,6 @@ BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
 SHARE_OF_FLOAT = 0.8
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
-WORTH_A_RANGE = 0.01
-"""Share of all noise that makes a tensor worth trying other ranges for."""
-OTHER_RANGES = 5
-MOST_RANGES = 12
 TOLD_SAMPLES = 4
 """Samples that the fidelity of mixtures is told on before any is built."""
 POINTS = 8
@@ -65,10 +62,10 @@ class Effort:
     seconds: float = 3.0
     fidelity_seconds: float = 1.5
     samples: int = 4
-    range_samples: int = 3
+    range_samples: int = 6
     rounding_samples: int = ROUNDING_SAMPLES
     whole_front: bool = False
-    untimed_runs: int = 300
+    untimed_runs: int = 600
     untimed_samples: int = 64
 
 
@@ -76,20 +73,9 @@ EFFORTS = {
     "none": Effort(0),
     "fast": Effort(4),
     "full": Effort(
-        POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=1500
+        POINTS, 15.0, 8.0, 16, 16, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=3000
     ),
 }
-
-
-def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[tuple[float, float]]:
-    """Ranges around the plan's: out to the extremes, halfway there, and cut closer by some tenths."""
-    assert quant.scale is not None and quant.zero_point is not None
-    first, last = quant.scheme.code_range
-    step, offset = float(quant.scale), int(quant.zero_point)
-    low, high = (first - offset) * step, (last - offset) * step
-    far = min(seen.smallest, low), max(seen.largest, high)
-    closer = [(low * share, high * share) for share in (0.9, 0.8, 0.65)]
-    return [far, ((low + far[0]) / 2, (high + far[1]) / 2), *closer]
 
 
 def worth(decibels: float, slowdown: float) -> float:
@@ -161,55 +147,9 @@ def spaced(feeds: Sequence[Feed], count: int) -> list[Feed]:
     return [feeds[index * len(feeds) // count] for index in range(count)] if count < len(feeds) else list(feeds)
 
 
-def together(part: Mapping[str, float], points: Mapping[str, float]) -> float:
-    """Noise-to-signal ratios at the measuring points as one, each less what its point is allowed."""
-    return sum(noise * 10.0 ** (-points[name] / 10.0) for name, noise in part.items())
-
-
 def spread_over(groups: Sequence[frozenset[str]], noise: Sequence[float]) -> dict[str, float]:
     """Each group's noise, shared evenly by its tensors."""
     return {name: power / len(group) for group, power in zip(groups, noise) for name in group}
-
-
-def better_ranges(
-    graph: ir.Graph,
-    plan: Plan,
-    statistics: Statistics,
-    feeds: Sequence[Feed],
-    points: Mapping[str, float],
-    activations: Mapping[str, float],
-    runs: int,
-) -> dict[str, tuple[tuple[float, float], float]]:
-    """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
-
-    An observer weighs every value alike; what a cut value means to the outputs, only the outputs can tell. ``runs``:
-    how often the model may run, about.
-    """
-    tied = {name for tie in plan.ties for name in tie}
-    quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
-    total = sum(activations.values())
-    noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
-    noisy = sorted(noisy, key=lambda n: (-activations[n], n))[: min(MOST_RANGES, runs // (OTHER_RANGES + 1))]
-    options: list[tuple[str, tuple[float, float]]] = []
-    trials = []
-    for name in noisy:
-        for low, high in other_ranges(quants[name], statistics.tensors[name]):
-            ends, scheme = (np.float64(low), np.float64(high)), quants[name].scheme
-            scale, zero_point = numerics.scale_and_zero_point(*ends, scheme)
-            options.append((name, (low, high)))
-            trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
-    if not trials:
-        return {}
-    baseline = [{name: quants[name]} for name in noisy]
-    parts = contributions(graph, plan, [*baseline, *trials], list(points), feeds, runs)
-    power = [together(part, points) for part in parts]
-    least = dict(zip(noisy, power))
-    best: dict[str, tuple[float, float]] = {}
-    for (name, found), noise in zip(options, power[len(noisy) :]):
-        if noise < 0.8 * least[name]:
-            least[name], best[name] = noise, found
-    first = dict(zip(noisy, power))
-    return {name: (best[name], activations[name] * least[name] / first[name]) for name in best}
 
 
 @dataclass(frozen=True)

@@ -59,5 +59,10 @@ def before_softmax(graph: ir.Graph, points: Mapping[str, float]) -> dict[str, fl
     return found
 
 
+def together(part: Mapping[str, float], points: Mapping[str, float]) -> float:
+    """Noise-to-signal ratios at the measuring points as one, each less what its point is allowed."""
+    return sum(noise * 10.0 ** (-points[name] / 10.0) for name, noise in part.items())
+
+
 def _float(tensor: ir.Tensor) -> bool:
     return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32

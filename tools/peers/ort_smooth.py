@@ -1,15 +1,23 @@
 """ONNX Runtime's quantize_static with SmoothQuant, which is neural-compressor's: Q/DQ, u8 activations, s8 weights."""
 
-from feeds import OUT
+from feeds import OUT, feeds
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from ort_prepared import prepared
 from reader import Reader
+
+
+class Copyable(Reader):
+    """neural-compressor copies the reader, which a generator does not allow."""
+
+    def rewind(self) -> None:
+        self.remaining = iter(list(feeds()))
+
 
 with prepared() as model:
     quantize_static(
         model,
         OUT,
-        Reader(),
+        Copyable(),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,

@@ -1,0 +1,242 @@
+"""Lets every channel between convolutions reach equally far, by way of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import networkx as nx
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.calibrate import Rows
+from qcompiler.passes._smoothing import STRENGTHS, check_length, inverse, rounded_columns, rounded_rows
+from qcompiler.passes.smooth_conv import channels_of, is_depthwise, smoothable, taps_of
+from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
+from qcompiler.plan import Plan
+
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool")
+"""Operators of which h(f · x) = f · h(x) in each channel, for f above 0."""
+FARTHER = 2.0
+"""How many times as far as in the samples a channel that never met the bound of a Clip may still reach."""
+MOST_RAISED = 16.0
+"""How many times a channel is raised at most, beside the one that reaches farthest."""
+
+
+@dataclass(frozen=True)
+class EqualizeChannels(RowsPass):
+    """Cross-layer equalization (Nagel et al. 2019, section 4.1; Meller et al. 2019 for activations): convolutions
+    that make a tensor have their output channels multiplied by factors, those that read it are divided by them, and
+    all channels of what is between can then be rounded with one step. It costs nothing.
+
+    1. Between them may be Relu, LeakyRelu, pooling, and Add of such tensors: everything that a residual connection
+       joins gets the same factors.
+    2. Through a Clip between zero and a bound, channels are only raised, and so far that what the samples held stays
+       below the bound: what reaches farther than ``FARTHER`` times that is cut off, as other ranges cut it.
+    3. Convolutions that read each channel alone take any factor; of others, whose weights have one scale for all that
+       they read, the strength is searched as ``smooth-matmul`` does.
+    4. Only where it saves ``least_gain`` dB of the noise of rounding, summed over the tensors of a group; with a Clip
+       ``least_gain_of_a_bound``, since other samples may reach farther.
+    5. A plan that has factors already is applied as it is. They stand at the name of the first weight that they go
+       into.
+    """
+
+    name: ClassVar[str] = "equalize-channels"
+    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
+    least_gain: float = 1.0
+    least_gain_of_a_bound: float = 4.0
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
+        return {
+            name: 1
+            for group in groups_of(graph).values()
+            if all(node.name in plan.intended for node in (*group.makers, *group.readers))
+            for name in group.watched(plan)
+        }
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        plan = ctx.plan or Plan()
+        symmetric = ctx.target is not None and ctx.target.activation.symmetric
+        factors, diagnostics = {}, []
+        for key, group in groups_of(graph).items():
+            factor = plan.smoothing.get(key)
+            rows = {name: ctx.rows[name] for name in group.watched(plan) if ctx.rows and name in ctx.rows}
+            if factor is None and rows and rows.keys() == set(group.watched(plan)):
+                found, gain = best_factor(group, rows, symmetric)
+                if gain >= (self.least_gain_of_a_bound if group.bounds else self.least_gain):
+                    factor = found
+                    diagnostics.append(Diagnostic(key, f"channels equalized, {gain:.1f} dB less noise expected"))
+            if factor is not None:
+                check_length(factor, group.channels, key)
+                group.multiply(factor, ir.Namer(graph))
+                factors[key] = factor
+        return PassResult(len(factors), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **factors}))
+
+
+@dataclass
+class Group:
+    """Tensors that are multiplied by the same factors. ``makers``: the convolutions that compute them; ``readers``:
+    those that read them; ``bounds``: what a Clip lets through at most, by the name of what it returns."""
+
+    tensors: list[ir.Variable] = field(default_factory=list)
+    makers: list[ir.Node] = field(default_factory=list)
+    readers: list[ir.Node] = field(default_factory=list)
+    bounds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        return int(self.makers[0].inputs[1].values.shape[0])
+
+    def watched(self, plan: Plan) -> list[str]:
+        """Names of the tensors that are rounded, and of those that a Clip bounds."""
+        rounded = {site.tensor for site in plan.sites}
+        return [tensor.name for tensor in self.tensors if tensor.name in rounded or tensor.name in self.bounds]
+
+    def multiply(self, factor: np.ndarray, namer: ir.Namer) -> None:
+        """Edits the weights."""
+
+        def constant(old: ir.Tensor, values: np.ndarray) -> ir.Constant:
+            return ir.Constant(namer(f"{old.name}_equalized"), values.astype(np.float32))
+
+        for node in self.makers:
+            for index in (1, 2):
+                if index < len(node.inputs) and node.inputs[index].name:
+                    old = node.inputs[index]
+                    by = factor.reshape([-1] + [1] * (old.values.ndim - 1))
+                    node.inputs[index] = constant(old, old.values * by)
+        for node in self.readers:
+            old = node.inputs[1]
+            axis = 0 if is_depthwise(node) else 1
+            shape = [-1 if own == axis else 1 for own in range(old.values.ndim)]
+            node.inputs[1] = constant(old, old.values * inverse(factor).reshape(shape))
+
+
+def groups_of(graph: ir.Graph) -> dict[str, Group]:
+    """By the name of the first weight that the factors go into. Groups that convolutions alone read, straight from
+    another one or through Relu, are left to ``smooth-conv``."""
+    links: nx.Graph = nx.Graph()
+    returned, bounds = ir.output_tensors(graph), dict[str, float]()
+    for node in graph.nodes:
+        if node.op == "Conv":
+            links.add_node(node.outputs[0])
+        elif linked := _linked(node):
+            nx.add_path(links, linked)
+            if node.op == "Clip":
+                bounds[node.outputs[0].name] = float(node.inputs[2].values)
+    found: dict[str, Group] = {}
+    left = smoothable(graph)
+    own = {id(node) for node in graph.nodes}
+    order = {id(node): index for index, node in enumerate(graph.nodes)}
+    for members in nx.connected_components(links):
+        group = _group(members, bounds, own)
+        if group is not None and not members & returned:
+            group.makers.sort(key=lambda node: order[id(node)])
+            group.tensors.sort(key=lambda tensor: tensor.name)
+            key = group.makers[0].inputs[1].name
+            if key not in found and not all(node.inputs[0] in left for node in group.readers):
+                found[key] = group
+    return found
+
+
+def _linked(node: ir.Node) -> list[ir.Tensor]:
+    """What the node reads and returns that must have the same factors; nothing where it does not scale along."""
+    if node.domain:
+        return []
+    if node.op in HOMOGENEOUS and len(node.outputs) == 1:
+        return [node.inputs[0], node.outputs[0]]
+    if node.op == "Add" and not any(ir.is_constant(tensor) for tensor in node.inputs):
+        shapes = [tensor.shape for tensor in (*node.inputs, *node.outputs)]
+        if all(shape is not None and len(shape) > 2 and shape[1:] == shapes[0][1:] for shape in shapes):
+            return [*node.inputs, *node.outputs]
+    if node.op == "Clip" and len(node.inputs) == 3 and all(ir.is_constant(tensor) for tensor in node.inputs[1:]):
+        low, high = (np.asarray(tensor.values) for tensor in node.inputs[1:])
+        if low.size == high.size == 1 and low == 0.0 and high > 0.0:
+            return [node.inputs[0], node.outputs[0]]
+    return []
+
+
+def _group(members: Iterable[ir.Tensor], bounds: Mapping[str, float], own: set[int]) -> Group | None:
+    """The group of linked tensors; None where something else makes or reads one of them."""
+    group = Group()
+    for tensor in members:
+        node = ir.producer(tensor)
+        if node is None or ir.is_constant(tensor):
+            return None
+        group.tensors.append(tensor)
+        if node.op == "Conv":
+            if not all(ir.is_constant(t) or not t.name for t in node.inputs[1:]):
+                return None
+            group.makers.append(node)
+        if tensor.name in bounds:
+            group.bounds[tensor.name] = bounds[tensor.name]
+        for reader in tensor.outputs:
+            if id(reader) not in own:
+                return None
+            if reader.op == "Conv":
+                if [index for index, one in enumerate(reader.inputs) if one is tensor] != [0]:
+                    return None
+                group.readers.append(reader)
+            elif not _linked(reader):
+                return None
+    weights = [node.inputs[1] for node in (*group.makers, *group.readers)]
+    if not group.makers or not group.readers or not all(ir.is_constant(weight) for weight in weights):
+        return None
+    sound = all(weight.values.dtype == np.float32 for weight in weights)
+    alike = {node.inputs[1].values.shape[0] for node in group.makers} | {channels_of(node) for node in group.readers}
+    apart = all(is_depthwise(node) or node.attrs.get("group", 1) == 1 for node in group.readers)
+    return group if sound and apart and len(alike) == 1 else None
+
+
+def best_factor(group: Group, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+    """(f, float32 ``[C]``, gain in dB) of the strength with the least noise, summed over the tensors."""
+    reach = np.max([one.reach for one in rows.values()], axis=0).astype(np.float64)
+    if not reach.max() > 0.0:
+        return np.ones(len(reach), np.float32), 0.0
+    taps: dict[str, list[np.ndarray]] = {}
+    for node in group.readers:
+        if not is_depthwise(node):
+            taps.setdefault(node.inputs[0].name, []).append(taps_of(node))
+    joined = {name: np.concatenate(parts, axis=1) for name, parts in taps.items() if name in rows}
+    near = np.max([np.abs(one).max(axis=1) for one in joined.values()], axis=0) if joined else np.ones_like(reach)
+    far = np.maximum(reach, reach.max() / MOST_RAISED)
+    near = np.maximum(near, near.max() * 1e-5 + 1e-30)
+    options = [near ** (1.0 - strength) / far**strength for strength in STRENGTHS[1:]] if joined else []
+    plain = _noise(rows, joined, np.ones(len(reach), np.float32), symmetric)
+    best, least = np.ones(len(reach), np.float32), plain
+    for option in (*options, 1.0 / far):
+        factor = _bounded(option, group, rows, reach)
+        noise = _noise(rows, joined, factor, symmetric)
+        if noise < least:
+            best, least = factor, noise
+    return best, float(10.0 * np.log10(plain / least)) if least > 0.0 else 0.0
+
+
+def _bounded(factor: np.ndarray, group: Group, rows: Mapping[str, Rows], reach: np.ndarray) -> np.ndarray:
+    """The factor at a scale where the tensor reaches as far as it did, or within what the Clips allow."""
+    most = np.full(len(factor), MOST_RAISED)
+    for name, bound in group.bounds.items():
+        room = bound / np.maximum(rows[name].reach * FARTHER, bound / MOST_RAISED)
+        most = np.minimum(most, np.maximum(room, 1.0))
+    far = max(reach.max(), min(group.bounds.values(), default=0.0) / FARTHER)
+    factor = factor * (far / np.max(factor * reach))
+    return (np.clip(factor, 1.0, most) if group.bounds else factor).astype(np.float32)
+
+
+def _noise(rows: Mapping[str, Rows], taps: Mapping[str, np.ndarray], factor: np.ndarray, symmetric: bool) -> float:
+    """Noise-to-signal ratios, summed: of the products of each tensor that products read, channel by channel of
+    others."""
+    total = 0.0
+    for name, one in rows.items():
+        scaled = one.values * factor
+        error = rounded_rows(scaled, float(np.max(one.reach * factor)), symmetric) - scaled
+        if name in taps:
+            weight = taps[name] * inverse(factor)[:, None]
+            exact = scaled @ weight
+            error = (scaled + error) @ rounded_columns(weight) - exact
+            total += float(np.sum(error * error) / (np.sum(exact * exact) + 1e-30))
+        else:
+            size = np.mean(one.values**2, axis=0)
+            share = np.mean((error / factor) ** 2, axis=0) / (size + 1e-3 * size.mean() + 1e-30)
+            total += float(np.mean(share))
+    return total
