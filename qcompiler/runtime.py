@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from threadpoolctl import ThreadpoolController
 
-from qcompiler import ir, native
+from qcompiler import native
 from qcompiler.errors import ModelError, VerificationError
+
+if TYPE_CHECKING:
+    import onnx
+    from threadpoolctl import ThreadpoolController
+
+    from qcompiler import ir
 
 Feed = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -70,22 +74,30 @@ def session(
     if native.available():
         native.register_custom_ops(options)
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as scratch:
-        if isinstance(model, ir.Graph):
-            if lean or ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
-                source: str | bytes = str(ir.save(model, Path(scratch) / "model.onnx", external=True))
-            else:
-                source = ir.to_proto(model).SerializeToString()
-            where = model.name
-        elif isinstance(model, onnx.ModelProto):
-            source, where = model.SerializeToString(), model.graph.name
-        else:
-            source = where = str(model)
+        source, where = _source(model, Path(scratch), lean)
         try:
             made = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise VerificationError("ONNX Runtime cannot load the model", where=where, why=str(error)) from None
         del source
         yield made
+
+
+def _source(
+    model: ir.Graph | onnx.ModelProto | str | os.PathLike[str], scratch: Path, lean: bool
+) -> tuple[str | bytes, str]:
+    """The model as ONNX Runtime takes it, and its name in messages."""
+    if isinstance(model, (str, os.PathLike)):
+        return str(model), str(model)
+    import onnx  # here: a process that only runs a file (verify.footprint) starts in a third of the time without
+
+    from qcompiler import ir
+
+    if isinstance(model, onnx.ModelProto):
+        return model.SerializeToString(), model.graph.name
+    if lean or ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
+        return str(ir.save(model, scratch / "model.onnx", external=True)), model.name
+    return ir.to_proto(model).SerializeToString(), model.name
 
 
 def processors() -> int:
@@ -112,6 +124,8 @@ def one_thread_each() -> AbstractContextManager[object]:
 
 @functools.cache
 def _pools() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

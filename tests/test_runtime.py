@@ -35,3 +35,10 @@ def test_no_more_is_begun_than_is_soon_asked_for(monkeypatch: pytest.MonkeyPatch
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(lambda item: 1 // item, [1, 0, 1]))
+
+
+def test_a_process_that_only_runs_a_file_imports_no_graphs() -> None:
+    """Memory is measured in two of these: what they import is waited for in each compilation with a report."""
+    code = "import sys, qcompiler.verify.footprint; print({'onnx', 'networkx', 'qcompiler.ir'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
