@@ -15,8 +15,9 @@ APART = (0, 1, 2, 4, 8, 16, 32)
 """How many channels may be multiplied in float."""
 EXACT_ENOUGH = 10.0**-3.0
 """Noise-to-signal ratio of one product below which no channel is worth a product of its own."""
-MOST_RAISED = 8.0
-"""A channel that hardly moved in the samples is not raised further beside the one that reaches farthest."""
+MOST_RAISED = 3.0
+"""A channel that hardly moved in the samples is not raised further beside the one that reaches farthest: in others it
+may move."""
 NEARLY = 10.0**0.15
 """Ratio of noise within which fewer channels apart are as good as more."""
 
