@@ -8,8 +8,8 @@ from planned import weights
 
 from qcompiler import ir
 from qcompiler.calibrate import Rows
-from qcompiler.passes.place import Place
 from qcompiler.passes._smoothing import MOST_RAISED
+from qcompiler.passes.place import Place
 from qcompiler.passes.smooth_conv import SmoothConv, smoothable
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
