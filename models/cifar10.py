@@ -49,10 +49,13 @@ def samples(name: str, prepare: Prepare, first: int = 0) -> Iterator[tuple[np.nd
 
 
 def classifier(model: Path, prepare: Prepare, folder: Path) -> Path:
-    """The float model with the head that tells these ten classes, written into the folder.
+    """The float model with the head that tells these ten classes, in the folder: made when it is not there yet.
 
     The model must end with a Gemm (transB = 1): what that reads is the features.
     """
+    target = folder / f"{model.stem}-cifar10.onnx"
+    if target.exists():
+        return target
     loaded = onnx.load(model)
     gemm = loaded.graph.node[-1]
     if gemm.op_type != "Gemm":
@@ -74,7 +77,6 @@ def classifier(model: Path, prepare: Prepare, folder: Path) -> Path:
             initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
     del loaded.graph.output[:]
     loaded.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", CLASSES]))
-    target = folder / f"{model.stem}-cifar10.onnx"
     with written_beside(target) as beside:
         onnx.save(loaded, beside)
     return target

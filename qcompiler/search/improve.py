@@ -62,7 +62,7 @@ class Effort:
     seconds: float = 3.0
     fidelity_seconds: float = 1.5
     samples: int = 4
-    range_samples: int = 6
+    range_samples: int = 3
     rounding_samples: int = ROUNDING_SAMPLES
     whole_front: bool = False
     untimed_runs: int = 600
@@ -73,7 +73,7 @@ EFFORTS = {
     "none": Effort(0),
     "fast": Effort(4),
     "full": Effort(
-        POINTS, 15.0, 8.0, 16, 16, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=3000
+        POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=3000
     ),
 }
 
