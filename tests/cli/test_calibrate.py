@@ -90,9 +90,10 @@ def test_compile_counts_as_calibrate_does(folder: Path) -> None:
     onnx.save(model, folder / "silu.onnx")
     for name in ("conv", "silu"):
         data, stats = ("--data", "conv.npz"), ("--stats", "s.npz")
-        assert invoke("calibrate", f"{name}.onnx", *data, "-o", "s.npz").code == 0
-        decided = ("--observer", "mse", "--passes", "-correct-bias")  # what else is decided on samples
-        for same in ((data, (*data, *stats)), ((*data, *decided), (*stats, *decided))):
+        undecided = ("--passes", "-round-weights", "--passes", "-smooth-conv")  # what else is decided on samples
+        plain = (*undecided, "--observer", "mse", "--improve", "none")
+        for passes, *same in (((), data, (*data, *stats)), (undecided, (*data, *plain), (*stats, *plain))):
+            assert invoke("calibrate", f"{name}.onnx", *data, "-o", "s.npz", *passes).code == 0
             for index, given in enumerate(same):
                 assert invoke("compile", f"{name}.onnx", "--no-timing", "-o", f"{index}.onnx", *given).code == 0
             assert (folder / "0.onnx").read_bytes() == (folder / "1.onnx").read_bytes(), name
