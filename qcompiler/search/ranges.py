@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -50,34 +51,46 @@ def better_ranges(
     activations: Mapping[str, float],
     runs: int,
 ) -> dict[str, tuple[Range, float]]:
-    """For the tensors that make the most noise: a range that measurably makes less, and the noise that is left.
+    """For the tensors that make the most noise, tied ones together: a range that measurably makes less, and the noise
+    that is left.
 
     An observer weighs every value alike; what a cut value means to the outputs, only the outputs can tell. ``runs``:
     how often the model may run, about.
     """
-    tied = {name for tie in plan.ties for name in tie}
     quants = {site.tensor: quant for site, quant in plan.sites.items() if quant.origin == "calibration"}
+    noise: dict[frozenset[str], float] = {}
+    for name in quants:
+        group = plan.group(name)
+        noise[group] = noise.get(group, 0.0) + activations.get(name, 0.0)
     total = sum(activations.values())
-    noisy = [n for n in quants if n not in tied and activations.get(n, 0.0) > WORTH_A_RANGE * total]
-    noisy = sorted(noisy, key=lambda n: (-activations[n], n))[: min(MOST_RANGES, runs // TRIALS)]
+    noisy = [group for group in noise if group <= quants.keys() and noise[group] > WORTH_A_RANGE * total]
+    noisy = sorted(noisy, key=lambda group: (-noise[group], min(group)))[: min(MOST_RANGES, runs // TRIALS)]
     options = [
-        (name, ends)
-        for name in noisy
-        for ends in (ends_of(quants[name]), *other_ranges(quants[name], statistics.tensors[name]))
+        (group, ends)
+        for group in noisy
+        for ends in (ends_of(quants[min(group)]), *other_ranges(quants[min(group)], seen_of(group, statistics)))
     ]
     trials = []
-    for name, (low, high) in options:
-        scheme = quants[name].scheme
-        scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), scheme)
-        trials.append({name: quants[name].solved(scale, zero_point, "calibration")})
+    for group, (low, high) in options:
+        trial = {}
+        for name in group:
+            scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quants[name].scheme)
+            trial[name] = quants[name].solved(scale, zero_point, "calibration")
+        trials.append(trial)
     if not trials:
         return {}
-    found: dict[str, list[tuple[float, Range]]] = {}
-    for (name, ends), part in zip(options, contributions(graph, plan, trials, list(points), feeds, runs)):
-        found.setdefault(name, []).append((together(part, points), ends))
-    best = {name: (min(tried, key=lambda one: one[0]), tried[0][0]) for name, tried in found.items()}
+    found: dict[frozenset[str], list[tuple[float, Range]]] = {}
+    for (group, ends), part in zip(options, contributions(graph, plan, trials, list(points), feeds, runs)):
+        found.setdefault(group, []).append((together(part, points), ends))
+    best = {group: (min(tried, key=lambda one: one[0]), tried[0][0]) for group, tried in found.items()}
     return {
-        name: (ends, activations[name] * least / first)
-        for name, ((least, ends), first) in best.items()
+        name: (ends, activations.get(name, 0.0) * least / first)
+        for group, ((least, ends), first) in best.items()
         if least < LEAST_GAIN * first
+        for name in group
     }
+
+
+def seen_of(group: frozenset[str], statistics: Statistics) -> TensorStatistics:
+    """What is known of the values of tied tensors together."""
+    return reduce(TensorStatistics.merge, (statistics.tensors[name] for name in sorted(group)))

@@ -193,8 +193,8 @@ class Refiner:
         if plan.rounding:
             nearest = self.built(replace(plan, rounding={}))
             decibels = self.decibels(nearest)
-            if mean(decibels) > mean(before):  # a product's error was lessened where the outputs do not look
-                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} rounded on samples"
+            if overall(decibels) > overall(before):  # a product's error was lessened where the outputs do not look
+                reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} rounded on samples"
                 plan = replace(plan, rounding={}).deciding(sorted(plan.rounding), "rounded to nearest", reason)
                 candidate, before = replace(nearest, plan=plan), decibels
         profiles = None
@@ -215,10 +215,10 @@ class Refiner:
         if ranged.ranges != plan.ranges:
             trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
             decibels = self.decibels(trial)
-            if mean(decibels) > mean(before):
+            if overall(decibels) > overall(before):
                 assert trial.plan is not None
                 changed = sorted(name for name in ranged.ranges if name not in plan.ranges)
-                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} with the observer's"
+                reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the observer's"
                 candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
                 before = decibels
         assert candidate.plan is not None
@@ -226,8 +226,8 @@ class Refiner:
         if corrected.shifts:
             trial = self.built(corrected)
             decibels = self.decibels(trial)
-            if mean(decibels) > mean(before):
-                reason = f"{mean(decibels):.1f} dB, and {mean(before):.1f} with the biases that they had"
+            if overall(decibels) > overall(before):
+                reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the biases that they had"
                 plan = corrected.deciding(sorted(corrected.shifts), "biases corrected", reason)
                 candidate, before = replace(trial, plan=plan), decibels
         return Study(candidate, min(before), gained, improver)
@@ -353,6 +353,11 @@ def corrected(front: Sequence[FrontRecord], told: Sequence[float]) -> list[Front
         replace(point, sqnr_predicted=raw + float(np.interp(raw, raws, off))) if point.sqnr_measured is None else point
         for point, raw in zip(front, told)
     ]
+
+
+def overall(decibels: Sequence[float]) -> float:
+    """The mean of what outputs keep, of each no more than is worth anything."""
+    return mean(min(one, max(improve.ENOUGH, min(decibels))) for one in decibels)
 
 
 def regions_of(plan: Plan, tables: Iterable[Sequence[str]] = ()) -> list[set[str]]:

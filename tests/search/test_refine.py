@@ -10,7 +10,7 @@ from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.search import improve
-from qcompiler.search.refine import Candidate, corrected, reaching, regions_of
+from qcompiler.search.refine import Candidate, corrected, overall, reaching, regions_of
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
@@ -97,3 +97,15 @@ def test_what_is_told_is_corrected_by_what_was_built() -> None:
     found = corrected(front, told)
     assert [point.sqnr_predicted for point in found] == [3.0, 10.0, 16.0, 30.0, 34.0]
     assert [point.sqnr_measured for point in found] == measured
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param([55.0, 28.0], [47.0, 29.0], id="what is beyond enough is given for what is short of it"),
+        pytest.param([30.0, 31.0], [34.0, 28.0], id="the mean of those that are short"),
+        pytest.param([50.0, 60.0], [51.0, 60.0], id="where all have enough, more is better"),
+    ],
+)
+def test_what_outputs_keep_overall(one: list[float], other: list[float]) -> None:
+    assert overall(one) < overall(other)
