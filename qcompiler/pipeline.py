@@ -159,6 +159,8 @@ class Pipeline:
                 ir.sort(graph)
             except QCompilerError as error:
                 raise PassError(error.what, where=_place(one, error), why=error.why, fix=error.fix) from error
+            except MemoryError:  # no fault of the pass
+                raise
             except Exception as error:  # a pass is anybody's code
                 raise PassError(
                     f"failed with {type(error).__name__}: {error}",

@@ -202,11 +202,12 @@ def test_the_passes_own_errors_keep_their_advice() -> None:
     assert isinstance(caught.value.__cause__, ModelError) and isinstance(caught.value, QCompilerError)
 
 
-def test_an_interruption_is_no_fault_of_the_pass() -> None:
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, MemoryError])
+def test_neither_an_interruption_nor_full_memory_is_a_fault_of_the_pass(reason: type[BaseException]) -> None:
     def interrupted(graph: ir.Graph) -> None:
-        raise KeyboardInterrupt
+        raise reason
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(reason):
         run(Edit(interrupted))
 
 
