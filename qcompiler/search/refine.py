@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -147,19 +147,19 @@ class Refiner:
         first = max(range(len(options)), key=lambda index: options[index].worth, default=0)
         if options and options[first].worth <= most and before >= improve.FLOOR and not self.effort.whole_front:
             return candidate
-        index, tried = first, set[int]()
-        while index < len(options) and index not in tried and len(tried) < self.effort.built:
-            tried.add(index)
+        index, measured = first, dict[int, float]()
+        while index < len(options) and len(measured) < self.effort.built:
             trial, decibels, faster = self.left(candidate, options[index])
+            measured[index] = decibels
             known = replace(self.front[1 + index], sqnr_measured=decibels, speedup=study.speedup * faster)
             self.front[1 + index] = known
             self.front[:] = corrected(self.front, [before, *(option.decibels for option in options)])
             value = improve.worth(decibels, 1.0 / faster)
             if value > most:
                 best, most = trial, value
-            index = reaching(options, index, decibels)
-            if self.effort.whole_front and (index in tried or index == len(options)):
-                index = next((other for other in range(len(options)) if other not in tried), len(options))
+            index = reaching(options, measured, index)
+            if self.effort.whole_front and index == len(options):
+                index = next((other for other in range(len(options)) if other not in measured), len(options))
         return best
 
     def freely_improved(self, candidate: Candidate) -> Candidate:
@@ -334,14 +334,17 @@ class Refiner:
             return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6, sure=timing.SURE)["trial"].speedup
 
 
-def reaching(options: Sequence[improve.Option], built: int, decibels: float) -> int:
-    """The option to build next, after one that was built measured ``decibels``: the least that reaches the floor if all
-    predictions are wrong by as much. ``len(options)`` when none does."""
-    wanted = options[built].decibels + improve.FLOOR - decibels
-    enough = [index for index, option in enumerate(options) if option.decibels >= wanted and index != built]
-    if decibels < improve.FLOOR:
-        return next((index for index in enough if index > built), len(options))
-    return next((index for index in enough if index < built), len(options))
+def reaching(options: Sequence[improve.Option], measured: Mapping[int, float], last: int) -> int:
+    """The option to build next, after some were ``measured`` in dB: of those between the most in float that falls short
+    of the floor and the least that reaches it, the least that reaches it too if its prediction is as wrong as the
+    ``last`` one's, else, where both ends are known, the one in the middle. ``len(options)`` when there is none."""
+    short = max((index for index, decibels in measured.items() if decibels < improve.FLOOR), default=-1)
+    long = min((index for index in measured if index > short), default=len(options))
+    wanted = options[last].decibels + improve.FLOOR - measured[last]
+    between = range(short + 1, long)
+    enough = (index for index in between if options[index].decibels >= wanted)
+    bracketed = short >= 0 and long < len(options) and len(between) > 0
+    return next(enough, between[len(between) // 2] if bracketed else len(options))
 
 
 def corrected(front: Sequence[FrontRecord], told: Sequence[float]) -> list[FrontRecord]:

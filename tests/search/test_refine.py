@@ -86,7 +86,23 @@ OPTIONS = [improve.Option({}, decibels, 1.0) for decibels in (10.0, 12.0, 15.0, 
 )
 def test_what_was_measured_corrects_what_is_built_next(built: int, measured: float, following: int) -> None:
     assert improve.FLOOR == 20.0
-    assert reaching(OPTIONS, built, measured) == following
+    assert reaching(OPTIONS, {built: measured}, built) == following
+
+
+@pytest.mark.parametrize(
+    ("measured", "last", "following"),
+    [
+        pytest.param({0: 17.0, 4: 26.0}, 4, 1, id="the least between that should do"),
+        pytest.param({0: 17.0, 4: 20.1}, 4, 2, id="the middle, where none should"),
+        pytest.param({0: 17.0, 1: 26.0}, 1, 5, id="nothing between"),
+        pytest.param({0: 17.0, 4: 26.0, 2: 19.0}, 2, 3, id="closer"),
+    ],
+)
+def test_what_falls_short_and_what_reaches_are_brought_together(
+    measured: dict[int, float], last: int, following: int
+) -> None:
+    options = [improve.Option({}, decibels, 1.0) for decibels in (18.0, 19.0, 20.0, 20.5, 24.0)]
+    assert reaching(options, measured, last) == following
 
 
 def test_what_is_told_is_corrected_by_what_was_built() -> None:
