@@ -213,11 +213,11 @@ def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
     }
 
 
-def measure_in_child(isa: str, threads: int, budget: float, block: int) -> dict[str, Any]:
-    """The instruction set is chosen when the library is registered: a process for each."""
-    options = ["--child", "--threads", threads, "--seconds", budget, "--block", block]
+def measure_in_child(script: str, isa: str, *options: str | float) -> dict[str, Any]:
+    """What the script measures as ``--child``. The instruction set is chosen when the library is registered: each has a
+    process of its own."""
     child = subprocess.run(
-        [sys.executable, __file__, *map(str, options)],
+        [sys.executable, script, "--child", *map(str, options)],
         env={**os.environ, "QCOMPILER_ISA": isa}, stdout=subprocess.PIPE, text=True, check=True,
     )
     return json.loads(child.stdout)
@@ -253,6 +253,11 @@ def print_table(console: Console, result: dict[str, Any], threads: int) -> None:
     console.print(table)
 
 
+def write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    machine = {"processor": platform.processor() or platform.machine(), "onnxruntime": ort.__version__}
+    path.write_text(json.dumps({**machine, "results": results}, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", nargs="+", default=["auto"], choices=["auto", *native.ISAS])
@@ -269,12 +274,12 @@ def main() -> None:
     results = []
     for isa in arguments.isa:
         for threads in arguments.threads:
-            result = measure_in_child(isa, threads, arguments.seconds, arguments.block)
+            options = ("--threads", threads, "--seconds", arguments.seconds, "--block", arguments.block)
+            result = measure_in_child(__file__, isa, *options)
             results.append({"threads": threads, **result})
             print_table(console, result, threads)
     if arguments.json:
-        machine = {"processor": platform.processor() or platform.machine(), "onnxruntime": ort.__version__}
-        arguments.json.write_text(json.dumps({**machine, "results": results}, indent=1))
+        write_results(arguments.json, results)
 
 
 if __name__ == "__main__":

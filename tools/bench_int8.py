@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from bench_int4 import FEWEST_ROUNDS, PAUSE, SHORTEST, Product
+from bench_int4 import FEWEST_ROUNDS, PAUSE, SHORTEST, Product, measure_in_child, write_results
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
@@ -109,13 +105,6 @@ def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
     }
 
 
-def measure_in_child(isa: str, threads: int, budget: float) -> dict[str, Any]:
-    """The instruction set is chosen when the library is registered: a process for each."""
-    command = [sys.executable, __file__, "--child", "--threads", str(threads), "--seconds", str(budget)]
-    ran = subprocess.run(command, env={**os.environ, "QCOMPILER_ISA": isa}, stdout=subprocess.PIPE, check=True)
-    return json.loads(ran.stdout)
-
-
 def child(threads: int, budget: float) -> None:
     rows = [measure(Case(rows, *matrix), threads, budget) for matrix in MATRICES for rows in ROWS]
     ran = [name for name, runs in native.int8_runs().items() if runs > 0]
@@ -151,11 +140,11 @@ def main() -> None:
     results = []
     for isa in arguments.isa:
         for threads in arguments.threads:
-            results.append({"isa": isa, **measure_in_child(isa, threads, arguments.seconds)})
+            options = ("--threads", threads, "--seconds", arguments.seconds)
+            results.append({"isa": isa, **measure_in_child(__file__, isa, *options)})
             print_table(Console(), results[-1])
     if arguments.json:
-        machine = {"processor": platform.processor() or platform.machine(), "onnxruntime": ort.__version__}
-        arguments.json.write_text(json.dumps({**machine, "results": results}, indent=1))
+        write_results(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from bench_int4 import measure_in_child
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -178,15 +177,6 @@ def measure(ours: Callable[[], Any], theirs: Callable[[], Any], budget: float) -
     }
 
 
-def measure_in_child(isa: str, budget: float) -> dict[str, Any]:
-    """The instruction set is chosen when the library is registered: a process for each."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--child", "--seconds", str(budget)],
-        env={**os.environ, "QCOMPILER_ISA": isa}, stdout=subprocess.PIPE, text=True, check=True,
-    )
-    return json.loads(child.stdout)
-
-
 def processor() -> str:
     """Its name, as Linux has it."""
     information = Path("/proc/cpuinfo")
@@ -248,7 +238,7 @@ def main() -> None:
     console.print(f"{processor()}, ONNX Runtime {ort.__version__}, one thread")
     results = []
     for isa in arguments.isa:
-        results.append(measure_in_child(isa, arguments.seconds))
+        results.append(measure_in_child(__file__, isa, "--seconds", arguments.seconds))
         print_tables(console, results[-1])
     if arguments.json:
         machine = {"processor": processor(), "onnxruntime": ort.__version__}

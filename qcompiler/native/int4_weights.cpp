@@ -1,25 +1,16 @@
 #include "int4_weights.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <new>
 #include <tuple>
 #include <vector>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "half.h"
 
 namespace qcompiler {
 namespace {
-
-constexpr std::size_t kCacheLine = 64;
-constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
 // A block that the kernels can work in, for a column of one scale: the largest that adds no more zeros than the smallest.
 std::size_t block_for_channel(std::size_t depth) {
@@ -157,14 +148,7 @@ std::string check_int4_scales(const Int4Source& source) {
 
 Int4Weights::Int4Weights(const Int4Source& source) : matrix_(describe(source)) {
   const std::size_t size = panel_count(matrix_) * matrix_.panel_bytes();
-  const std::size_t alignment = size >= 2 * kHugePage ? kHugePage : kCacheLine;
-  const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
-  memory_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(alignment, rounded)));
-  if (memory_ == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-  // With small pages the processor's own prefetching stops every 4 KB. Refused, the kernels are slower, not wrong.
-  if (alignment == kHugePage) (void)madvise(memory_.get(), rounded, MADV_HUGEPAGE);
-#endif
+  memory_ = packed_memory(size);
   for (std::size_t panel = 0; panel < panel_count(matrix_); ++panel) {
     pack_panel(source, matrix_, panel, memory_.get() + panel * matrix_.panel_bytes());
   }
@@ -179,8 +163,6 @@ bool Int4Weights::equals(const Int4Source& source) const {
   }
   return true;
 }
-
-void Int4Weights::Free::operator()(std::uint8_t* memory) const { std::free(memory); }
 
 std::shared_ptr<const Int4Weights> share_int4(const Int4Source& source) {
   const Key key{source.depth, source.columns, source.block, source.half_scales, source.zero_points != nullptr,

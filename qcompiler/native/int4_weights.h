@@ -7,6 +7,7 @@
 #include <string>
 
 #include "int4.h"
+#include "packed_memory.h"
 
 namespace qcompiler {
 
@@ -46,11 +47,8 @@ class Int4Weights {
   bool equals(const Int4Source& source) const;
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* memory) const;
-  };
   Int4Matrix matrix_;
-  std::unique_ptr<std::uint8_t, Free> memory_;
+  PackedMemory memory_;
 };
 
 // Packs the weights, or finds them packed: sessions that use the same weights share one copy for as long as one lives.

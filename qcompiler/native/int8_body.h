@@ -10,17 +10,11 @@
 // and loads, stores and conversions with the usual meanings.
 
 #include "int8.h"
+#include "unroll.h"
 
 #ifndef QCOMPILER_INT8
 #error "define QCOMPILER_INT8 as the name of the table of functions"
 #endif
-
-#if defined(__clang__)
-#define QCOMPILER_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define QCOMPILER_UNROLL _Pragma("GCC unroll 16")
-#endif
-#define QCOMPILER_INLINE inline __attribute__((always_inline))
 
 namespace qcompiler {
 namespace {

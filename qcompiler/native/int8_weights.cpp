@@ -1,34 +1,15 @@
 #include "int8_weights.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 namespace qcompiler {
-namespace {
-
-constexpr std::size_t kCacheLine = 64;
-constexpr std::size_t kHugePage = std::size_t{1} << 21;
-
-}  // namespace
 
 Int8Weights::Int8Weights(const std::int8_t* weights, const float* scales, std::size_t depth, std::size_t columns)
     : matrix_{nullptr, depth, columns} {
   const std::size_t size = matrix_.panel_count() * matrix_.panel_bytes();
-  const std::size_t alignment = size >= 2 * kHugePage ? kHugePage : kCacheLine;
-  const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
-  memory_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(alignment, rounded)));
-  if (memory_ == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-  // With small pages the processor's own prefetching stops every 4 KB. Refused, the kernels are slower, not wrong.
-  if (alignment == kHugePage) (void)madvise(memory_.get(), rounded, MADV_HUGEPAGE);
-#endif
-  std::memset(memory_.get(), 0, rounded);
+  memory_ = packed_memory(size);
+  std::memset(memory_.get(), 0, size);
   for (std::size_t panel = 0; panel < matrix_.panel_count(); ++panel) {
     std::uint8_t* out = memory_.get() + panel * matrix_.panel_bytes();
     const std::size_t first = panel * kInt8Columns, count = std::min(kInt8Columns, columns - first);
@@ -46,7 +27,5 @@ Int8Weights::Int8Weights(const std::int8_t* weights, const float* scales, std::s
   }
   matrix_.panels = memory_.get();
 }
-
-void Int8Weights::Free::operator()(std::uint8_t* memory) const { std::free(memory); }
 
 }  // namespace qcompiler

@@ -3,9 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "int8.h"
+#include "packed_memory.h"
 
 namespace qcompiler {
 
@@ -16,11 +16,8 @@ class Int8Weights {
   const Int8Matrix& matrix() const { return matrix_; }
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* memory) const;
-  };
   Int8Matrix matrix_;
-  std::unique_ptr<std::uint8_t, Free> memory_;
+  PackedMemory memory_;
 };
 
 }  // namespace qcompiler

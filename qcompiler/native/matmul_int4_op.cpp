@@ -119,7 +119,7 @@ class MatMulInt4Kernel {
     const Scratch memory = as_they_are ? nullptr : scratch(rows * row_bytes);
     const std::uint8_t* packed = as_they_are ? static_cast<const std::uint8_t*>(a.data) : memory.get();
     if (!as_they_are) {
-      for_each(context, rows, rows * matrix.depth >= kWorthPackingInThreads,
+      for_each(api_, context, rows, rows * matrix.depth >= kWorthPackingInThreads,
                [&](std::size_t row) { pack(a, row, memory.get() + row * row_bytes); });
     }
 
@@ -157,7 +157,7 @@ class MatMulInt4Kernel {
       const std::size_t part = unit / panels, panel = unit % panels;
       for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
     };
-    for_each(context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
+    for_each(api_, context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
   }
 
   // One row as the kernels want it.
@@ -179,15 +179,6 @@ class MatMulInt4Kernel {
       kernels_.quantize_row(matrix, values.data(), packed);
     } else {
       std::memcpy(packed, values.data(), matrix.float_row_bytes());
-    }
-  }
-
-  template <typename Function>
-  void for_each(ort::KernelContext* context, std::size_t total, bool in_threads, const Function& function) const {
-    if (in_threads && total > 1) {
-      parallel_for(api_, context, total, function);
-    } else {
-      for (std::size_t i = 0; i < total; ++i) function(i);
     }
   }
 

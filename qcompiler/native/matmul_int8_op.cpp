@@ -158,17 +158,8 @@ class MatMulInt8Kernel {
       for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
     };
 
-    for_each(context, tiles, rows * matrix.depth >= kWorthQuantizingInThreads, quantize);
-    for_each(context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
-  }
-
-  template <typename Function>
-  void for_each(ort::KernelContext* context, std::size_t total, bool in_threads, const Function& function) const {
-    if (in_threads && total > 1) {
-      parallel_for(api_, context, total, function);
-    } else {
-      for (std::size_t i = 0; i < total; ++i) function(i);
-    }
+    for_each(api_, context, tiles, rows * matrix.depth >= kWorthQuantizingInThreads, quantize);
+    for_each(api_, context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
   }
 
   const ort::Api& api_;

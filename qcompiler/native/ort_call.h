@@ -89,4 +89,15 @@ void parallel_for(const ort::Api& api, const ort::KernelContext* context, std::s
       total, total < kShares ? total : kShares, const_cast<Function*>(&function)));
 }
 
+// The same where it is worth threads, else one after another.
+template <typename Function>
+void for_each(const ort::Api& api, const ort::KernelContext* context, std::size_t total, bool in_threads,
+              const Function& function) {
+  if (in_threads && total > 1) {
+    parallel_for(api, context, total, function);
+  } else {
+    for (std::size_t i = 0; i < total; ++i) function(i);
+  }
+}
+
 }  // namespace qcompiler
