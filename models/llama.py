@@ -20,9 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 21  # the first with 4-bit types, which tools add
 LOWEST = np.finfo(np.float32).min
 
-# Of a layer, as the published checkpoints have them: [outputs, inputs].
-PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
-
 
 @dataclass(frozen=True)
 class Llama:
@@ -70,12 +67,6 @@ class Llama:
 def caches(layers: int, prefix: str) -> list[str]:
     """The names of the inputs (`past_key_values`) or outputs (`present`) that hold keys and values."""
     return [f"{prefix}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
-
-
-def empty_cache(shape: Llama, batch: int = 1) -> dict[str, np.ndarray]:
-    """Inputs of the form with a cache when there is no past."""
-    nothing = np.zeros((batch, shape.kv_heads, 0, shape.size), np.float32)
-    return dict.fromkeys(caches(shape.layers, "past_key_values"), nothing)
 
 
 def model(shape: Llama, weights: Mapping[str, np.ndarray], cached: bool, name: str) -> onnx.ModelProto:

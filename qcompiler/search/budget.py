@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-QUANTITIES = ("error", "seconds", "bytes")
 SECONDS = 10.0
 """How long the solver may look, at most; it then returns the best that it has. It takes a tenth of a second for 126
 sites, and more where other work holds it up."""
