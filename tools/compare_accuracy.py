@@ -2,9 +2,12 @@
 
     python tools/compare_accuracy.py                                    both models, every peer
     python tools/compare_accuracy.py --models mobilenet-v2 --peers nncf --json result.json
+    python tools/compare_accuracy.py --keep DIR --go-on                 what peers left there is judged, not made again
 
 Ours is compiled with --no-timing: nothing goes back to float. NNCF runs with accuracy control, AIMET with cross-layer
 equalization and AdaRound, ONNX Runtime with and without SmoothQuant, onnxsim with equalization and bias correction.
+
+The test split is judged from its picture 1000 on: those before it are for choosing between variants of ours.
 
 right     pictures of the test split told rightly, in percent
 SQNR      10 log10(sum of float's output² / sum of error²) over all of them, in dB
@@ -15,13 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from attempt import attempt
-from compare_peers import ORT, OURS, ROOT, Peer, chosen, machine, our_command, write_stacks
+from compare_peers import ORT, OURS, ROOT, Peer, chosen, machine, our_command, working_folder, write_stacks
 from rich.console import Console
 from rich.table import Table
 
@@ -49,6 +51,10 @@ PEERS = (
 )
 
 
+JUDGED_FROM = 1000
+"""The first picture of the test split that models are judged by."""
+
+
 def preparation(name: str) -> cifar10.Prepare:
     mean, deviation = (np.array(values, np.float32)[None, :, None, None] for values in SCALES[name])
     return lambda pixels: (pixels - mean) / deviation
@@ -64,7 +70,7 @@ def compared(name: str, tools: list[str], options: argparse.Namespace, folder: P
     prepare = preparation(name)
     model = cifar10.classifier(recipe(name).model(), prepare, cache() / "heads")
     samples, labels = cifar10.feeds("training", prepare, options.samples, cifar10.FITTED)
-    held_out, right = cifar10.feeds("test", prepare, options.eval)
+    held_out, right = cifar10.feeds("test", prepare, options.eval, options.first)
     write_stacks(samples, folder / "calib.npz")
     (folder / "labels.json").write_text(json.dumps(labels), "utf-8")
     reference = answers(model, held_out)
@@ -87,11 +93,15 @@ def compared(name: str, tools: list[str], options: argparse.Namespace, folder: P
             except FetchError as error:
                 row["error"] = str(error)
                 continue
-        outcome = attempt(command, out, options.timeout, options.memory_limit)
-        row["seconds"] = outcome.seconds
-        if outcome.error:
-            row["error"] = outcome.error
-            continue
+        took = out.with_suffix(".seconds")
+        if not (options.go_on and tool != OURS and out.exists() and took.exists()):
+            outcome = attempt(command, out, options.timeout, options.memory_limit)
+            row["seconds"] = outcome.seconds
+            if outcome.error:
+                row["error"] = outcome.error
+                continue
+            took.write_text(f"{outcome.seconds:.1f}", "utf-8")
+        row["seconds"] = float(took.read_text("utf-8"))
         try:
             found = answers(out, held_out)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
@@ -108,15 +118,19 @@ def main() -> None:
     parser.add_argument("--peers", metavar="NAME,…", help=f"default: all of {', '.join(names)}; '' for none")
     parser.add_argument("--samples", type=int, default=128, help="for calibration (default %(default)s)")
     parser.add_argument("--eval", type=int, default=1000, help="pictures to judge by (default %(default)s)")
+    parser.add_argument("--first", type=int, default=JUDGED_FROM, help="of these pictures (default %(default)s)")
     parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="for one quantizing run")
     parser.add_argument("--memory-limit", type=float, default=16, metavar="GB", help="for one quantizing run")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the quantized models there")
+    parser.add_argument("--go-on", action="store_true", help="take the models of peers that --keep left there")
+    parser.add_argument("--without-us", action="store_true", help="leave qcompiler out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured there")
     options = parser.parse_args()
-    tools = [*chosen(options.peers, names, parser), OURS]
+    tools = [*chosen(options.peers, names, parser), *([] if options.without_us else [OURS])]
     console, rows = Console(highlight=False, width=160), []
     for name in chosen(options.models, tuple(SCALES), parser):
-        with tempfile.TemporaryDirectory() as folder:
-            rows += compared(name, tools, options, Path(folder), console.print)
+        with working_folder(options.keep and options.keep / name) as folder:
+            rows += compared(name, tools, options, folder, console.print)
         if options.json:  # after each model: an interrupted run is not lost
             options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1), "utf-8")
     table = Table("model", "tool", "right %", "SQNR dB", "took s", "")
