@@ -180,3 +180,15 @@ def test_zero_points_cost_no_layer() -> None:
     spelled, plain = ([layer.coded for layer in engine.heavy()] for engine in engines)
     assert spelled == plain == ["Int8"] * 3
     assert len(engines[0].layers) <= len(engines[1].layers)
+
+
+@pytest.mark.fetched
+def test_a_pooled_sequence_costs_no_kernel_of_its_own() -> None:
+    text = "(float[1,256,510] x) => (float[1,512,1] y) { c = Conv(x, w) r = Relu(c) p = GlobalMaxPool(r) y = Neg(p) }"
+    graph = program(text, weights(w=(512, 256, 5)))
+    samples = feeds(graph, 2)
+    counts = []
+    for passes in ((), ("-pool-as-image",)):
+        made = compile(graph, samples, target="tensorrt", options=Options(timing=False, gpu="sm89", passes=passes))
+        counts.append(len(tensorrt.build(made.graph, "sm89", graph.inputs, samples).layers))
+    assert counts[0] < counts[1]
