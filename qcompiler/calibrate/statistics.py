@@ -130,7 +130,8 @@ class Statistics:
     ``observer``: the one asked for when these were taken; empty when any will do, as all are solved from the same
     counts. ``skipped``: samples left out because they failed, by their place in the data, with the reason. ``shard``:
     these are part ``i`` of ``n`` of a data set of ``total`` samples; ``(1, 1)`` is all of it, and ``total`` is 0 where
-    nobody counted. ``functions``: tensors to be made of others once all shards are merged.
+    nobody counted. ``functions``: tensors to be made of others once all shards are merged. ``where``: what errors call
+    these, their file where they have one.
     """
 
     tensors: dict[str, TensorStatistics]
@@ -144,6 +145,7 @@ class Statistics:
     total: int = 0
     rounding: dict[str, np.ndarray] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
+    where: str = field(default="statistics", compare=False)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics over the samples of both; bit for bit those of one run over all of them, in any order.
@@ -187,25 +189,29 @@ class Statistics:
                     return f"tensor '{name}' was {done} differently"
         return ""
 
-    def check(self, graph: ir.Graph, tensors: Iterable[str] = (), *, where: str = "statistics") -> None:
+    def check(self, graph: ir.Graph, tensors: Iterable[str] = ()) -> None:
         """Raises StatisticsError, naming the difference, unless these are statistics of this very model that hold
         every one of ``tensors``."""
         if self.shard != (1, 1):
             raise StatisticsError(
-                f"is shard {self.shard[0]} of {self.shard[1]}", where=where,
+                f"is shard {self.shard[0]} of {self.shard[1]}", where=self.where,
                 fix="put all of them together with qcompiler merge",
             )  # fmt: skip
-        compare_keys(self.model_key, model_key(graph), "is of another model", where)
+        self.check_model(graph)
         for name in tensors:
             if name not in self.tensors:
-                raise StatisticsError(f"does not hold tensor '{name}'", where=where, fix="calibrate again")
+                raise StatisticsError(f"does not hold tensor '{name}'", where=self.where, fix="calibrate again")
 
-    def chosen_observer(self, wanted: str | None, *, where: str = "statistics") -> str | None:
+    def check_model(self, graph: ir.Graph) -> None:
+        """Raises StatisticsError, naming the difference, unless these, or a shard of them, are of this very model."""
+        compare_keys(self.model_key, model_key(graph), "is of another model", self.where)
+
+    def chosen_observer(self, wanted: str | None) -> str | None:
         """The observer to solve with: these statistics' own unless they serve any. Raises StatisticsError when another
         one is wanted than they were taken for."""
         if self.observer and wanted not in (None, self.observer):
             raise StatisticsError(
-                f"was taken for observer {self.observer}, not {wanted}", where=where,
+                f"was taken for observer {self.observer}, not {wanted}", where=self.where,
                 fix=f"leave out --observer, or calibrate with --observer {wanted} or with none",
             )  # fmt: skip
         return wanted or self.observer or None
@@ -267,7 +273,7 @@ class Statistics:
         except OSError as error:
             raise StatisticsError("cannot be read", where=where, why=error.strerror or str(error)) from None
         if graph is not None:
-            result.check(graph, where=where)
+            result.check(graph)
         return result
 
     @staticmethod
@@ -334,4 +340,5 @@ def _decoded(arrays: dict[str, np.ndarray], where: str) -> Statistics:
             name: Function(tuple(map(str, sources)), arrays[f"function_{index}"].tobytes())
             for index, (name, sources) in enumerate(header["functions"].items())
         },
+        where,
     )

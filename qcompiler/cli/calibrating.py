@@ -85,6 +85,8 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
         shared.check_outputs([output, str(checkpoint)], job.source.sources)
         job.clean()
         plan = job.prepared(earlier, skip_bad=given["skip_bad"])
+        if earlier is not None:
+            earlier.check_model(job.graph)
         calibration = Calibration(
             job.graph,
             job.observed(plan),

@@ -308,7 +308,7 @@ def settle_observer(given: dict[str, Any], statistics: Statistics | None) -> Non
     """Takes the observer that the statistics were taken for; refuses another one that the arguments name."""
     if statistics is not None:
         wanted = recipe_of(given).observer or given["observer"]
-        given["observer"] = statistics.chosen_observer(wanted, where=given["stats"])
+        given["observer"] = statistics.chosen_observer(wanted)
 
 
 def recipe_of(given: dict[str, Any]) -> Recipe:

@@ -51,7 +51,8 @@ def test_what_merge_refuses(folder: Path) -> None:
     invoke("merge", *names, names[0], "-o", "m.npz").fails(1, "s1.npz: is shard 1 of 3")
     invoke("merge", *names, "gone.npz", "-o", "m.npz").fails(1, "gone.npz: no such file")
     invoke("merge", *names, "-o", "s1.npz").fails(1, "would overwrite")
-    invoke("compile", "conv.onnx", "-o", "o.onnx", "--stats", names[0]).fails(1, "is shard 1 of 3", "qcompiler merge")
+    compiled = invoke("compile", "conv.onnx", "-o", "o.onnx", "--stats", names[0])
+    compiled.fails(1, "s1.npz: is shard 1 of 3", "qcompiler merge")
     assert not (folder / "m.npz").exists()
 
 
@@ -144,6 +145,20 @@ def test_smoothing_of_earlier_statistics(folder: Path) -> None:
     invoke(*CALIBRATE, "-o", "one.npz")
     invoke(*CALIBRATE, "-o", "two.npz", "--smoothing", "one.npz")
     assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
+
+
+def test_statistics_of_an_earlier_training_are_refused(folder: Path) -> None:
+    """Names and shapes are those of this model, weights are not."""
+    invoke(*CALIBRATE, "-o", "old.npz")
+    model = onnx.load(folder / "conv.onnx")
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+    onnx.save(model, folder / "new.onnx")
+    differs = "old.npz: is of another model", "differ in their weights"
+    invoke("compile", "new.onnx", "-o", "o.onnx", "--stats", "old.npz").fails(1, *differs)
+    again = ("calibrate", "new.onnx", "--data", "conv.npz", "-o", "new.npz", "--smoothing", "old.npz")
+    invoke(*again).fails(1, *differs)
+    assert not (folder / "new.npz").exists()
 
 
 def test_a_tensor_that_is_not_finite_is_named_with_its_first_sample(folder: Path) -> None:
