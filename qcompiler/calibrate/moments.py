@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qcompiler import ir
+from qcompiler.calibrate.rows import usable
 from qcompiler.runtime import Feed, one_thread_each, run, session, side_by_side
 
 BLOCK = 512
@@ -140,8 +141,8 @@ def second_moments(
     most: int = BLOCK,
 ) -> dict[str, Moments]:
     """Moments of the named constants, each given with the nodes of the outermost graph that read it as their second
-    input. ``rows``: taken from each sample; ``most``: inputs that are looked at together. Rows that are not finite are
-    left out."""
+    input. ``rows``: taken from each sample; ``most``: inputs that are looked at together. Rows that are not ``usable``
+    are left out."""
     nodes = {node.name: node for node in graph.nodes}
     sums: dict[str, Sums] = {}
     reads: dict[str, list[tuple[Sums, ir.Node]]] = {}
@@ -179,7 +180,7 @@ def returned(model: ort.InferenceSession, feed: Feed) -> Feed:
 def _rows(node: ir.Node, values: np.ndarray, most: int, index: int) -> np.ndarray:
     kernel = node.inputs[1].values.shape[2:] if node.op == "Conv" else ()
     rows = patches(node, values.astype(np.float32, copy=False), kernel, most, index)
-    return rows[:, np.isfinite(rows).all(axis=(0, 2))]
+    return rows[:, usable(rows, axis=(0, 2))]
 
 
 class Sums:

@@ -15,6 +15,8 @@ ROWS = 128
 """Rows kept of each tensor."""
 SAMPLES = 16
 """Samples they are taken from."""
+LARGEST = 1e12
+"""Magnitude of values up to which the square of a product's error is certain to be a float32."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ def sample_rows(
     graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Feed], *, skip_bad: bool = False
 ) -> dict[str, Rows]:
     """At most ``ROWS`` rows of each tensor of the outermost graph, given with the axis that its rows run along, evenly
-    spaced over each of ``SAMPLES`` samples. Rows that are not finite are left out, with ``skip_bad`` samples on which
-    the model fails as well."""
+    spaced over each of ``SAMPLES`` samples. Rows that are not ``usable`` are left out, with ``skip_bad`` samples on
+    which the model fails as well."""
     if not tensors:
         return {}
     probed = ir.clone(graph)
@@ -51,7 +53,7 @@ def sample_rows(
                 raise
             for (name, axis), value in zip(tensors.items(), values):
                 rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float32, copy=False)
-                rows = rows[np.isfinite(rows).all(axis=1)]
+                rows = rows[usable(rows, axis=1)]
                 if not len(rows):
                     continue
                 step = max(1, len(rows) * SAMPLES // ROWS)
@@ -62,3 +64,8 @@ def sample_rows(
             if index == SAMPLES:
                 break
     return {name: Rows(np.concatenate(parts)[:ROWS], reach[name]) for name, parts in kept.items() if parts}
+
+
+def usable(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Where all values along the axes are finite and no larger than ``LARGEST``, as bool."""
+    return np.asarray((np.abs(values) <= LARGEST).all(axis=axis))  # NaN compares as false

@@ -147,6 +147,16 @@ def test_smoothing_of_earlier_statistics(folder: Path) -> None:
     assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
 
 
+def test_activations_whose_squares_overflow(folder: Path) -> None:
+    x = samples((12, 16))
+    x[3], x[5, 0] = 1e30, np.finfo(np.float32).max
+    np.savez(folder / "large.npz", x=x)
+    for command, *more in (("calibrate", "-o", "s.npz"), ("compile", "-o", "o.onnx", "--no-timing")):
+        done = invoke(command, "matmul.onnx", "--data", "large.npz", *more)
+        assert (done.code, done.err) == (0, ""), done
+    assert Statistics.load(folder / "s.npz").tensors["x"].largest == np.finfo(np.float32).max
+
+
 def test_statistics_of_an_earlier_training_are_refused(folder: Path) -> None:
     """Names and shapes are those of this model, weights are not."""
     invoke(*CALIBRATE, "-o", "old.npz")
