@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -19,7 +18,8 @@ from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
-from qcompiler.search import by_row, improve
+from qcompiler.search import by_row, free, improve
+from qcompiler.search.free import overall
 from qcompiler.search.points import measuring_points
 from qcompiler.search.sensitivity import with_outputs
 from qcompiler.tables import refusals, tables_of
@@ -211,25 +211,7 @@ class Refiner:
             improve.SHARE_OF_FLOAT * profiles[1].total * gained if profiles is not None else 0.0,
             self.effort,
         )
-        ranged = improver.with_better_ranges()
-        if ranged.ranges != plan.ranges:
-            trial = self.built(self.compilation.solved(replace(self.ctx, plan=self.unsolved(ranged))))
-            decibels = self.decibels(trial)
-            if overall(decibels) > overall(before):
-                assert trial.plan is not None
-                changed = sorted(name for name in ranged.ranges if name not in plan.ranges)
-                reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the observer's"
-                candidate = replace(trial, plan=trial.plan.deciding(changed, "given other ranges", reason))
-                before = decibels
-        assert candidate.plan is not None
-        corrected = compilation.corrected(candidate.plan)
-        if corrected.shifts:
-            trial = self.built(corrected)
-            decibels = self.decibels(trial)
-            if overall(decibels) > overall(before):
-                reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the biases that they had"
-                plan = corrected.deciding(sorted(corrected.shifts), "biases corrected", reason)
-                candidate, before = replace(trial, plan=plan), decibels
+        candidate, before = free.best_of(self, (candidate, before), improver)
         return Study(candidate, min(before), gained, improver)
 
     def on_front(self, study: Study, options: Sequence[improve.Option]) -> None:
@@ -356,11 +338,6 @@ def corrected(front: Sequence[FrontRecord], told: Sequence[float]) -> list[Front
         replace(point, sqnr_predicted=raw + float(np.interp(raw, raws, off))) if point.sqnr_measured is None else point
         for point, raw in zip(front, told)
     ]
-
-
-def overall(decibels: Sequence[float]) -> float:
-    """The mean of what outputs keep, of each no more than is worth anything."""
-    return mean(min(one, max(improve.ENOUGH, min(decibels))) for one in decibels)
 
 
 def regions_of(plan: Plan, tables: Iterable[Sequence[str]] = ()) -> list[set[str]]:

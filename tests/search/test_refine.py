@@ -10,7 +10,8 @@ from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.search import improve
-from qcompiler.search.refine import Candidate, corrected, overall, reaching, regions_of
+from qcompiler.search.free import overall
+from qcompiler.search.refine import Candidate, corrected, reaching, regions_of
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
