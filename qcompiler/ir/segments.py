@@ -27,6 +27,14 @@ def segments(graph: Graph, count: int, kept: Sequence[str] = ()) -> list[Graph]:
     return [piece for piece in _pieces(graph, places, returned) if piece.outputs]
 
 
+def opening(graph: Graph, count: int) -> Graph:
+    """The first ``count`` nodes in the order of computation, as a graph that returns what the others and the caller
+    read of it."""
+    graph = clone(graph)
+    sort(graph)
+    return _pieces(graph, [count], {tensor.name for tensor in graph.outputs})[0]
+
+
 def depths(graph: Graph, products: Collection[str]) -> dict[str, int]:
     """Of each node of the outermost graph, how many of the named ones lie one behind another on the way to it, itself
     included: the largest number over all ways."""

@@ -22,7 +22,7 @@ from qcompiler.search.ranges import better_ranges
 from qcompiler.search.refine import Candidate
 from qcompiler.search.sensitivity import contributions
 from qcompiler.search.settle import Measured, affordable, unfaithful
-from qcompiler.verify import numbers, stand_in, tensorrt
+from qcompiler.verify import numbers, stand_in, tensorrt, tensorrt_culprit
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
@@ -195,12 +195,13 @@ class Builder:
 def refuse(compilation: Compilation) -> None:
     """Raises, naming the node, when the target cannot take the model: before minutes go into calibration."""
     lint.refuse(compilation.source, compilation.target, compilation.name)
-    graph = compilation.graph
+    graph, feeds = compilation.graph, compilation.feeds()[:PROFILE_FEEDS]
     if not tensorrt.installed():
         return
-    tensorrt.parse(graph, compilation.name)
-    if any(ir.subgraphs(node) for node in graph.nodes):  # of bodies the parser takes more than the builder does
-        tensorrt.build(graph, compilation.gpu, compilation.source.inputs, compilation.feeds()[:PROFILE_FEEDS])
+    try:
+        tensorrt.build(graph, compilation.gpu, compilation.source.inputs, feeds, where=compilation.name)
+    except tensorrt.BuildError as error:
+        raise tensorrt_culprit.named(error, graph, compilation.gpu, feeds, compilation.name) from None
 
 
 def between(graph: ir.Graph, products: Sequence[ir.Node]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,9 +30,16 @@ MOST_NAMED = 4
 _LONGEST_SHAPE = 16
 """Integers that an input which holds a shape may have, at most."""
 
+_PLACES = re.compile(r"\[\w+\.cpp::[^\]]*\]\s*|(\s+In \w+)?\s+at /\S+\.cpp:\d+")
+"""Where in TensorRT's own sources a message is from."""
+
 SPLIT = "its attention does not become one kernel"
 
 Bounds = tuple[list[int], list[int], list[int]]
+
+
+class BuildError(VerificationError):
+    """The builder fails on a model that its parser took."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +138,15 @@ def build(
     feeds: Sequence[Feed],
     *,
     seconds: float = SECONDS,
+    where: str = "",
 ) -> Engine:
-    """Builds the model for a kind of GPU (``sm89``), for the shapes that the feeds have.
+    """Builds the model for a kind of GPU (``sm89``), for the shapes that the feeds have. ``where`` names it in errors.
 
     Raises:
         DependencyError: TensorRT-RTX is not installed.
         TargetError: it does not build for such a GPU.
-        VerificationError: it refuses the model, naming the nodes, or fails on it, or takes longer than ``seconds``.
+        BuildError: it fails on the model.
+        VerificationError: it refuses the model, naming the nodes, or takes longer than ``seconds``.
     """
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
         path = _stored(model, folder)
@@ -151,18 +161,9 @@ def build(
         answer = Path(folder) / "answer.json"
         request = {"model": str(path), "gpu": gpu, "answer": str(answer), "shapes": shapes}
         found = _asked("tensorrt_builder", {**request, "values": values_of(inputs, feeds)}, answer, seconds)
-    _check(found, gpu, path.name)
+    _check(found, gpu, where or path.name)
     layers = read(found["log"], found["version"])
     return Engine(gpu, found["version"], layers, found["bytes"], found["seconds"], found["peak_bytes"])
-
-
-def parse(model: ir.Graph, where: str) -> None:
-    """Raises VerificationError, naming the nodes, when TensorRT's parser refuses the model."""
-    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
-        answer = Path(folder) / "answer.json"
-        request = {"model": str(_stored(model, folder)), "answer": str(answer)}
-        found = _asked("tensorrt_builder", request, answer, SECONDS)
-    _check(found, "", where)
 
 
 def run(
@@ -226,15 +227,22 @@ def _check(found: Mapping[str, Any], gpu: str, where: str) -> None:
         case "parse":
             raise refusal(found["refused"], where)
         case "build":
-            why = "; ".join(dict.fromkeys(found["messages"][:3])) or "it gives no reason"
-            raise VerificationError(f"TensorRT does not build it for {gpu}", where=where, why=why)
+            why = "; ".join(dict.fromkeys(map(plain, found["messages"][:3]))) or "it gives no reason"
+            raise BuildError(f"TensorRT does not build it for {gpu}", where=where, why=why)
+
+
+def plain(message: str) -> str:
+    """One of TensorRT's messages, without the places in its sources, and without what else is said there because this
+    machine has no GPU."""
+    parts = [part for part in re.split(r"(?=\[\w+\.cpp::)", message) if "cudaError" not in part]
+    return _PLACES.sub("", "".join(parts)).strip() or message
 
 
 def refusal(refused: Sequence[Mapping[str, str]], where: str) -> VerificationError:
     """One error for all nodes that the parser refuses."""
     named = list(dict.fromkeys(f"'{one['node'] or '?'}' ({one['operator'] or 'the model'})" for one in refused))
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    reason = refused[0]["message"].removeprefix("Assertion failed: ").partition(": ")
+    reason = plain(refused[0]["message"]).removeprefix("Assertion failed: ").partition(": ")
     why = reason[2] or reason[0]
     return VerificationError(
         f"TensorRT does not parse node {', '.join(named[:MOST_NAMED])}{more}", where=where,

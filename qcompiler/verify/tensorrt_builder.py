@@ -56,8 +56,7 @@ def configured(trt: Any, builder: Any, network: Any, request: dict[str, Any]) ->
 
 
 def built(request: dict[str, Any]) -> dict[str, Any]:
-    """``error`` says which step failed: ``missing``, ``gpu``, ``parse`` or ``build``. Without a ``gpu`` the model is
-    only parsed."""
+    """``error`` says which step failed: ``missing``, ``gpu``, ``parse`` or ``build``."""
     try:
         trt = package()
     except ImportError as error:
@@ -72,9 +71,6 @@ def built(request: dict[str, Any]) -> dict[str, Any]:
             messages.append((severity.name, message))
 
     answer: dict[str, Any] = {"version": trt.__version__}
-    if "gpu" not in request:
-        refused = parsed(trt, Logger(), request["model"])[2]
-        return {**answer, "error": "parse", "refused": refused} if refused else answer
     known = [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     if request["gpu"] not in known:
         return {**answer, "error": "gpu", "known": known}

@@ -99,3 +99,11 @@ def test_the_graph_is_left_alone() -> None:
     before = [(node.name, [t.name for t in node.inputs]) for node in graph.nodes]
     ir.segments(graph, 3)
     assert [(node.name, [t.name for t in node.inputs]) for node in graph.nodes] == before
+
+
+def test_an_opening_returns_what_the_rest_reads() -> None:
+    graph = program("(float[2,4] x) => (float[2,4] y) { a = Relu(x) b = Tanh(a) c = Exp(b) y = Add(c, a) }")
+    part = ir.opening(graph, 2)
+    assert [node.op for node in part.nodes] == ["Relu", "Tanh"]
+    assert {tensor.name for tensor in part.outputs} == {"a", "b"}
+    assert [tensor.name for tensor in part.inputs] == ["x"] and len(graph.nodes) == 4

@@ -17,6 +17,7 @@ from qcompiler.errors import ModelError, TargetError, VerificationError
 from qcompiler.lint import RULES, lint, refuse
 from qcompiler.target import load_target
 from qcompiler.verify import tensorrt
+from qcompiler.verify.tensorrt_builder import package
 
 TARGET = load_target("tensorrt")
 FP8, INT4 = ml_dtypes.float8_e4m3fn, ml_dtypes.int4
@@ -161,8 +162,9 @@ def test_faults_are_planted_for_every_rule() -> None:
 def test_the_parser_refuses_what_the_rules_do(name: str) -> None:
     _, text, constants, opset = FAULTS[name]
     used = {key: value for key, value in {**CONSTANTS, **constants}.items() if _occurs(key, text)}
+    graph = program(text, used, opset, 10)
     with pytest.raises(VerificationError, match="does not parse"):
-        tensorrt.parse(program(text, used, opset, 10), "planted.onnx")
+        tensorrt.build(graph, "sm89", graph.inputs, [])
 
 
 GOOD = {
@@ -187,6 +189,16 @@ def test_a_float_model_that_cannot_be_taken_is_refused_with_the_node() -> None:
     graph = program("(float[4] x) => (int64 y) { r = Relu(x) y = NonZero(r) }", {}, 17)
     with pytest.raises(ModelError, match=r"cannot take node 'NonZero_1' .*depends on data"):
         refuse(graph, TARGET, "m.onnx")
+
+
+@pytest.mark.fetched
+def test_what_is_refused_is_what_the_parser_does_not_support() -> None:
+    trt = package()
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parsed = {op for op in TARGET.refused if parser.supports_operator(op)}
+    assert parsed == {"NonZero", "NonMaxSuppression", "RoiAlign"}  # parsed, and not built
 
 
 def test_there_are_no_rules_for_other_targets() -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
-from pass_helpers import ops, program, with_body
+from pass_helpers import ops, program
 from planned import feeds, weights
 
 from qcompiler import Options, ir
@@ -32,7 +31,8 @@ def layer(node: str, coded: bool, name: str = "gemm") -> Layer:
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ir.Graph], Sequence[Layer]]], list[ir.Graph]]:
-    """Installs a builder: a function from the graph to the layers of its engine. Returns the graphs it is given."""
+    """Installs a builder: a function from the graph to the layers of its engine. Returns the graphs it is given; the
+    first is in float, as what is not built at all is refused before calibration."""
     given: list[ir.Graph] = []
 
     def install(builder: Callable[[ir.Graph], Sequence[Layer]]) -> list[ir.Graph]:
@@ -41,7 +41,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[ir.Graph], Se
             return tensorrt.Engine(gpu, "1.7", tuple(builder(graph)), 0, 0.0, 0)
 
         monkeypatch.setattr(tensorrt, "installed", lambda: True)
-        monkeypatch.setattr(tensorrt, "parse", lambda *_: None)
         monkeypatch.setattr(tensorrt, "build", build)
         return given
 
@@ -61,7 +60,7 @@ def reads_codes(graph: ir.Graph, name: str) -> bool:
 def test_what_runs_on_codes_stays(played: Any) -> None:
     given = played(lambda graph: [layer("MatMul_0", True), layer("MatMul_2", True)])
     result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
-    assert len(given) == 1 and result.plan is not None and result.plan.decisions == ()
+    assert len(given) == 2 and result.plan is not None and result.plan.decisions == ()
     assert result.report.runtime == "tensorrt-rtx 1.7, built for sm80"
 
 
@@ -88,7 +87,7 @@ def test_4_bit_weights_that_no_kernel_reads_are_refused(options: Options, words:
 def test_what_the_builder_computes_in_float_gets_no_codes_and_a_reason(played: Any) -> None:
     given = played(lambda graph: [layer("MatMul_0", True), layer("MatMul_2", False)])
     result = compiled(program(CHAIN, weights(w=(64, 64), v=(64, 64))))
-    assert len(given) == 2 and result.plan is not None
+    assert len(given) == 3 and result.plan is not None
     assert result.plan.intended == {"MatMul_0"}
     assert result.plan.kept["MatMul_2"] == "the builder leaves it in float: its layer reads Float, Float"
     assert reads_codes(result.graph, "MatMul_0") and not reads_codes(result.graph, "MatMul_2")
@@ -168,24 +167,21 @@ def test_biases_are_corrected_where_the_outputs_gain_by_it(monkeypatch: pytest.M
     assert corrected.report.outputs[0].sqnr > plain.report.outputs[0].sqnr
 
 
-def test_a_model_with_branches_is_built_before_it_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any, **__: Any) -> None:
-        raise VerificationError("TensorRT does not build it for sm89", where="model.onnx")
+def test_a_model_is_built_before_it_is_calibrated_and_the_node_that_stops_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(graph: ir.Graph, gpu: str, *_: Any, **__: Any) -> tensorrt.Engine:
+        if any(node.op == "Mod" for node in graph.nodes):
+            raise tensorrt.BuildError(f"TensorRT does not build it for {gpu}", why="it has no runners")
+        return tensorrt.Engine(gpu, "1.7", (), 0, 0.0, 0)
 
     monkeypatch.setattr(tensorrt, "installed", lambda: True)
-    monkeypatch.setattr(tensorrt, "parse", lambda *_: None)
-    monkeypatch.setattr(tensorrt, "build", refuses)
-    body = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["z"])], "body", [], [helper.make_tensor_value_info("z", 1, [4, 4])]
-    )
-    nodes = [
-        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
-        helper.make_node("Cast", ["m"], ["c"], to=int(TensorProto.BOOL)),
-        helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body),
-    ]
-    graph = with_body(nodes, {"x": [4, 4]}, ["y"])
+    monkeypatch.setattr(tensorrt, "build", build)
+    text = """(float[16,64] x) => (float[16,64] y) {
+        a = MatMul(x, w) t = Tanh(a) odd = Mod<fmod = 1>(t, a) s = Add(odd, t) y = MatMul(s, w) }"""
+    graph = program(text, weights(w=(64, 64)))
     stages: list[str] = []
     options = Options(timing=False, progress=lambda stage, *_: stages.append(stage))
-    with pytest.raises(VerificationError, match="does not build it for sm89"):
+    with pytest.raises(VerificationError, match=r"does not build node 'Mod_2' \(Mod\) for sm89 \(it has no runners\)"):
         compile(graph, feeds(graph), target="tensorrt", options=options)
     assert "clean" in stages and "calibrate" not in stages

@@ -13,7 +13,7 @@ from planned import feeds, weights
 from qcompiler import Options, ir
 from qcompiler.compiler import compile
 from qcompiler.errors import DataError, DependencyError, TargetError, VerificationError
-from qcompiler.verify import tensorrt
+from qcompiler.verify import tensorrt, tensorrt_culprit
 
 RELU = "(float[n,4] x) => (float[n,4] y) { y = Relu(x) }"
 
@@ -83,6 +83,37 @@ def test_an_operator_that_does_not_parse_is_named() -> None:
     graph = program("(float[2,4] x) => (float[2,4] y) { r = Relu(x) y = custom.Odd(r) }")
     with pytest.raises(VerificationError, match=r"does not parse node 'Odd_1' \(Odd\)"):
         tensorrt.build(graph, "sm89", graph.inputs, [])
+
+
+MESSAGES = [
+    (
+        "[supply.cpp::formats::48] Error Code 2: Internal Error (Assertion !a.empty() failed. Odd_0 has no runners "
+        "that implement it In formats at /_src/optimizer/builder/supply.cpp:48)",
+        "Error Code 2: Internal Error (Assertion !a.empty() failed. Odd_0 has no runners that implement it)",
+    ),
+    (
+        "Internal Error (Assertion a failed. In check at /_src/optimizer/analyzer.cpp:2155) [macros.cpp::check::2] "
+        "Error Code 1: Cuda Runtime (In check at /_src/common/macros.cpp:250 (cudaError 35: CUDA driver version))",
+        "Internal Error (Assertion a failed.)",
+    ),
+    ("it is not known", "it is not known"),
+]
+
+
+@pytest.mark.parametrize("message, rest", MESSAGES)
+def test_messages_are_shown_without_places_in_the_sources_of_tensorrt(message: str, rest: str) -> None:
+    assert tensorrt.plain(message) == rest
+
+
+@pytest.mark.fetched
+def test_a_node_that_the_builder_has_no_kernel_of_is_found() -> None:
+    text = """(float[1,6,4] b, float[1,2,6] s) => (int64[k,3] y) {
+        r = Relu(b) m = Constant<value = int64[1] {3}>() n = NonMaxSuppression(r, s, m) y = Identity(n) }"""
+    graph = program(text)
+    with pytest.raises(tensorrt.BuildError) as failed:
+        tensorrt.build(graph, "sm89", graph.inputs, feeds(graph))
+    found = tensorrt_culprit.named(failed.value, graph, "sm89", feeds(graph), "m.onnx")
+    assert str(found).startswith("m.onnx: TensorRT does not build node 'NonMaxSuppression_1' (NonMaxSuppression)")
 
 
 @pytest.mark.fetched
