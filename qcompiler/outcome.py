@@ -27,6 +27,8 @@ CODES = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "fp4", "int4": "int4", "uint4"
 SHARE = 0.01
 """Of the compilation's time so far, what running the model for the error by depth may take."""
 MEMORY_FEEDS = 2
+MOST_NOT_FINITE = 3
+"""Tensors with NaN or infinities that are named; what is computed of them holds some too."""
 
 
 def report_of(
@@ -55,6 +57,10 @@ def report_of(
         report.warnings.append(f"not run, neither it nor the source: memory has no room for {size} and copies of them")
     elif not feeds:
         report.warnings.append(f"not measured: {job.unmeasured}; give samples (--data)")
+    bad = statistics.not_finite() if statistics is not None else []
+    report.warnings += bad[:MOST_NOT_FINITE]
+    if len(bad) > MOST_NOT_FINITE:
+        report.warnings.append(f"not finite: {len(bad) - MOST_NOT_FINITE} tensors more, see qcompiler stats")
     reasons = float_reasons(job.graph, job.target, job.diagnostics())
     report.nodes = [
         NodeRecord(name, op, kind, form, why or reasons[name])

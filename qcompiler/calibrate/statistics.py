@@ -172,6 +172,17 @@ class Statistics:
             skipped=dict(sorted({**self.skipped, **other.skipped}.items())),
         )
 
+    def not_finite(self) -> list[str]:
+        """A sentence about each tensor that held NaN or infinities."""
+        lines = []
+        for name, seen in self.tensors.items():
+            if seen.bad:
+                counts = {"NaN": seen.nan, "+inf": seen.positive_infinity, "-inf": seen.negative_infinity}
+                found = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+                where = f"first in sample {seen.first_bad_sample}"
+                lines.append(f"not finite: {found} in '{name}', {where}; not in its range")
+        return lines
+
     def difference(self, other: Statistics) -> str:
         """What was set differently when these were taken; empty when nothing was."""
         if self.observer != other.observer:

@@ -120,13 +120,7 @@ def say(output: str, statistics: Statistics) -> None:
 
 def remarks(statistics: Statistics) -> list[str]:
     """Samples left out, and tensors that held NaN or infinities."""
-    lines = [f"skipped sample {index}: {why}" for index, why in statistics.skipped.items()]
-    for name, seen in statistics.tensors.items():
-        if seen.bad:
-            counts = {"NaN": seen.nan, "+inf": seen.positive_infinity, "-inf": seen.negative_infinity}
-            found = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-            lines.append(f"not finite: {found} in '{name}', first in sample {seen.first_bad_sample}; not in its range")
-    return lines
+    return [*(f"skipped sample {index}: {why}" for index, why in statistics.skipped.items()), *statistics.not_finite()]
 
 
 COMMANDS = (calibrate_command,)

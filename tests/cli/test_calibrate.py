@@ -180,6 +180,9 @@ def test_a_tensor_that_is_not_finite_is_named_with_its_first_sample(folder: Path
     assert "not finite: 1 +inf in 'x', first in sample 3; not in its range" in done.out
     assert np.isfinite(Statistics.load(folder / "s.npz").tensors["x"].largest)
     assert "first in sample 3" in invoke("stats", "s.npz").out
+    for given in (("--stats", "s.npz"), ("--data", "inf.npz")):
+        done = invoke("compile", "conv.onnx", "-o", "o.onnx", "--no-timing", *given)
+        assert done.code == 0 and "not finite: 1 +inf in 'x', first in sample 3" in done.out, done
 
 
 @pytest.mark.slow
