@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from qcompiler.cli import options as shared
 from qcompiler.errors import QCompilerError, VerificationError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from qcompiler.verify.tensorrt import Engine, Fate
 
 PROFILE_FEEDS = 64
+MOST_NAMED = 4
+NO_CODES = "the model does not hand it codes on both sides"
 KINDS = {"correlation": "convolution", "gemm": "matrix product", "kgen": "generated kernel", "avgpool": "pooling",
          "runtime_fusion": "fused at run time", "attention": "whole attention"}  # fmt: skip
 
@@ -86,15 +89,16 @@ def verify_engine(
     else:
         samples = random_samples(graph.inputs, given["limit"] or 4)
     feeds = list(islice(samples, PROFILE_FEEDS))
+    plain = without_codes(made, target)
     errors, unmeasured = agreement(source, stand_in.runnable(made), feeds)
     meant, attention = products(made)
     shown: list[dict[str, Any]] = []
     for gpu in given["gpu"] or (target.gpu,):
         engine = tensorrt.build(compiled, gpu, made.inputs, feeds)
         fates = engine.fates(meant, attention)
-        shown.append(described(engine, fates))
+        shown.append(described(engine, fates, plain))
         if not quiet and not as_json:
-            show(engine, fates, compiled, given["verbose"])
+            show(engine, fates, plain, compiled, given["verbose"])
     tried = on_gpu(compiled, made, feeds) if given["run"] else None
     if as_json:
         outputs = [{**vars(error), "sqnr": min(error.sqnr, 1e3)} for error in errors]
@@ -149,7 +153,42 @@ def products(graph: ir.Graph) -> tuple[list[str], set[str]]:
     return meant, attention
 
 
-def described(engine: Engine, fates: dict[str, Fate]) -> dict[str, Any]:
+def without_codes(graph: ir.Graph, target: Target) -> dict[str, str]:
+    """The products and convolutions of a quantized model that read no codes, and why they do not: by the target's
+    rules, where one says so."""
+    from qcompiler import ir, registry
+    from qcompiler.inspect import REFUSAL, float_reasons
+    from qcompiler.lint.rule import HEAVY
+    from qcompiler.pipeline import PassContext, Pipeline
+
+    meant = set(products(graph)[0])
+    plain = [node.name for _, node in ir.all_nodes(graph) if node.op in HEAVY and node.name not in meant]
+    if not meant or not plain:
+        return {}
+    precision = precision_of(graph, target)
+    copy, target = ir.clone(graph), target.at(precision)
+    widened = registry.make("widen-float16")  # the rules are for models that are not in 16 bits yet
+    pipeline = Pipeline([widened, registry.make("place", {"precision": precision})])
+    pipeline.run(copy, PassContext(target))
+    said = {one.where: one.message.removeprefix(REFUSAL) for one in pipeline.diagnostics if one.severity == "refused"}
+    other = float_reasons(copy, target, ())
+    takes = {node.name for _, node in ir.all_nodes(copy) if target.operator(node) is not None}
+    return {name: said.get(name) or (NO_CODES if name in takes else other[name]) for name in plain}
+
+
+def precision_of(graph: ir.Graph, target: Target) -> str:
+    """The precision whose weights have the codes that most weights of the model have."""
+    from qcompiler.lint.rule import DQ, code_type, coded_constant
+
+    kinds = [code_type(node) for node in graph.nodes if node.op == DQ and coded_constant(node) is not None]
+    names = Counter(np.dtype(kind).name for kind in kinds if kind is not None)
+    usual = next(iter(target.precisions))
+    found = (name for name, kind in target.precisions.items() if kind.quantize != "none")
+    most = names.most_common(1)[0][0] if names else ""
+    return next((name for name in found if target.at(name).weight.dtype == most), usual)
+
+
+def described(engine: Engine, fates: dict[str, Fate], plain: dict[str, str]) -> dict[str, Any]:
     """As JSON."""
     return {
         "gpu": engine.gpu,
@@ -161,10 +200,11 @@ def described(engine: Engine, fates: dict[str, Fate]) -> dict[str, Any]:
         "layers": [vars(layer) for layer in engine.layers],
         "meant": len(fates),
         "in_float": {name: fate.why for name, fate in fates.items() if not fate.fused},
+        "without_codes": plain,
     }
 
 
-def show(engine: Engine, fates: dict[str, Fate], compiled: str, verbose: bool) -> None:
+def show(engine: Engine, fates: dict[str, Fate], plain: dict[str, str], compiled: str, verbose: bool) -> None:
     from rich.text import Text
 
     from qcompiler.report.text import megabytes, table, titled
@@ -182,6 +222,7 @@ def show(engine: Engine, fates: dict[str, Fate], compiled: str, verbose: bool) -
     console.print(f"{len(fates) - len(left)} of {len(fates)} products and convolutions that read codes run on codes")
     for fate in left:
         console.print(f"  {fate.node} runs as {fate.form}: {fate.why}", markup=False)
+    show_plain(engine, plain, verbose)
     glue = Counter(layer.type for layer in engine.glue())
     console.print("between them: " + ", ".join(f"{count} layers {kind}" for kind, count in glue.most_common()))
     if glue.get("Float", 0) > 1 and fates:
@@ -193,6 +234,21 @@ def show(engine: Engine, fates: dict[str, Fate], compiled: str, verbose: bool) -
             types = (", ".join(Counter(part)) for part in (layer.inputs, layer.constants, layer.outputs))
             every.add_row(Text(layer.name[:60]), layer.kind, *types, Text(", ".join(layer.nodes)[:100]))
         console.print(every)
+
+
+def show_plain(engine: Engine, plain: dict[str, str], verbose: bool) -> None:
+    """What reads no codes: by reason, with what became of it."""
+    layers = engine.layers_of()
+    groups: dict[str, list[str]] = {}
+    for name, why in plain.items():
+        if any(layer.attention for layer in layers.get(name, ())):
+            why = "part of an attention that is one kernel"
+        groups.setdefault(why, []).append(name)
+    for why, names in groups.items():
+        most = len(names) if verbose else MOST_NAMED
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        text = f"{len(names)} in float: {', '.join(names[:most])}{more}: {why}"
+        shared.console().print(f"  {text}", markup=False)
 
 
 def on_gpu(compiled: str, graph: ir.Graph, feeds: Sequence[Feed]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from cli.programs import invoke
@@ -127,3 +128,31 @@ def test_an_operator_that_cannot_be_taken_is_named_before_anything_is_done(folde
     onnx.save(model, "odd.onnx")
     done = invoke("compile", "odd.onnx", "-o", "out.onnx", "--target", "tensorrt", "--data", "conv.npz")
     done.fails(1, "cannot take node 'finder'", "depends on data")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8+fp16"])
+def test_verify_says_why_what_reads_no_codes_does_not(
+    folder: Path, alone: None, built: None, precision: str
+) -> None:
+    command = (*COMPILE, "-o", "out.onnx", "--target", "tensorrt", "--precision", precision)
+    assert invoke(*command).code == 0
+    verify = ("verify", "conv.onnx", "out.onnx", "--target", "tensorrt", "--data", "conv.npz")
+    (engine,) = json.loads(invoke(*verify, "--json").out)["engines"]
+    assert engine["without_codes"] == {"classify": "with 8 x 4 channels it does not fill a kernel"}
+    assert "1 in float: classify: with 8 x 4 channels it does not fill a kernel" in invoke(*verify).out
+
+
+def test_what_another_tool_left_in_float_has_a_reason_too(folder: Path, alone: None, built: None) -> None:
+    assert invoke(*COMPILE, "-o", "out.onnx", "--target", "tensorrt").code == 0
+    model = onnx.load("out.onnx")
+    second = next(node for node in model.graph.node if node.name == "conv2")
+    rounding = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    codes = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    second.input[0] = codes[rounding[second.input[0]].input[0]].input[0]
+    weight = onnx.helper.make_tensor("w", 1, [8, 8, 3, 3], np.ones(8 * 8 * 9, np.float32))
+    model.graph.initializer.append(weight)
+    second.input[1] = "w"
+    onnx.save(model, "other.onnx")
+    verify = ("verify", "conv.onnx", "other.onnx", "--target", "tensorrt", "--data", "conv.npz")
+    (engine,) = json.loads(invoke(*verify, "--json").out)["engines"]
+    assert engine["without_codes"]["conv2"] == "the model does not hand it codes on both sides"
