@@ -95,7 +95,7 @@ class Switchboard:
             if on & segment.trials or segment.reads & changed.keys():
                 changed.update(segment.run({**plain, **changed}, on))
         signal = [_power(plain[name]) for name in self.points]
-        errors = [_power(changed[n].astype(np.float64) - plain[n]) if n in changed else 0.0 for n in self.points]
+        errors = [_error(plain[name], changed[name]) if name in changed else 0.0 for name in self.points]
         return signal, errors
 
 
@@ -205,6 +205,12 @@ def with_outputs(graph: ir.Graph, names: Sequence[str]) -> ir.Graph:
 def _power(values: np.ndarray) -> float:
     finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
     return float(np.sum(finite * finite))
+
+
+def _error(plain: np.ndarray, changed: np.ndarray) -> float:
+    """The power of the error; all that there was where rounding changed the shape, which may depend on values."""
+    same = plain.shape == changed.shape
+    return _power(changed.astype(np.float64) - plain) if same else _power(plain)
 
 
 def _switched(

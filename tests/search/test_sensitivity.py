@@ -114,3 +114,12 @@ def test_of_the_trials_of_one_tensor_the_last_that_is_on_counts() -> None:
         assert [board.noise([index])["t7"] for index in range(3)] == alone
         assert board.noise([0, 1])["t7"] == alone[1] and board.noise([0, 1, 2])["t7"] == alone[2]
         assert board.noise([])["t7"] == 0.0
+
+
+def test_where_rounding_changes_a_shape_that_depends_on_values_all_is_lost() -> None:
+    text = "(float[64] x) => (float[k] y) { t = Neg(x) p = Abs(t) c = Greater(p, limit) y = Compress(p, c) }"
+    graph = program(text, {"limit": np.float32(0.3)})
+    trial = {"t": rounding(1.0)}
+    plan = Plan(sites={Site("t", "Abs_1", 0): trial["t"]})
+    (found,) = contributions(graph, plan, [trial], ["y"], [{"x": np.linspace(0.0, 1.0, 64, dtype=np.float32)}])
+    assert found["y"] == 1.0
