@@ -28,6 +28,7 @@ from qcompiler.report import FrontRecord, Report
 from qcompiler.runtime import Feed, one_thread_each, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.search import ahead
+from qcompiler.search.attempts import attempted
 from qcompiler.search.improve import EFFORTS
 from qcompiler.search.meet import Meeting
 from qcompiler.search.observing import BEST, USUAL, best_observer
@@ -189,7 +190,7 @@ class Compilation:
             plan, statistics = self.decide(statistics)
         else:
             self.known(plan.smoothing, "the plan belongs")
-            self._run(self.deciding(), self.graph, PassContext(self.target, plan))
+            self._run([*self.attempts(), *self.deciding()], self.graph, PassContext(self.target, plan))
             plan.check(self.graph)
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
@@ -293,6 +294,11 @@ class Compilation:
             ctx = replace(ctx, plan=plan)
         if statistics is None and self.options.improve == "none":
             return ctx
+        for attempt in self.attempts():
+            if statistics is None:
+                ctx = attempted(self, ctx, attempt, skip_bad=skip_bad)
+            else:
+                ctx = self.placed(self._run([attempt], self.graph, ctx))
         for smooth in self.deciding():
             assert ctx.plan is not None and isinstance(smooth, RowsPass)
             if statistics is None:
@@ -328,9 +334,9 @@ class Compilation:
                 plan = ctx.plan
         return plan
 
-    def typical(self, *, skip_bad: bool) -> list[Feed]:
-        """The few samples that weights are rounded for."""
-        count = EFFORTS[self.options.improve].rounding_samples
+    def typical(self, *, skip_bad: bool, count: int = 0) -> list[Feed]:
+        """A few samples that stand for all: so many, or as many as weights are rounded for."""
+        count = count or EFFORTS[self.options.improve].rounding_samples
         if not skip_bad:
             return spread(self.samples(), count)
         found: list[Feed] = []
@@ -356,6 +362,11 @@ class Compilation:
         stage = "scale" if self.kind.quantize == "weights" else "decide"
         passes = [registry.parse(text) for text in self.pipeline.get(stage, ())]
         return [one for one in passes if isinstance(one, RowsPass)]
+
+    def attempts(self) -> list[RowsPass]:
+        """The passes that decide on rows of activations and are kept where the outputs gain by it."""
+        passes = [registry.parse(text) for text in self.pipeline.get("try", ())]
+        return [one for one in passes if isinstance(one, RowsPass)] if self.kind.quantize == "static" else []
 
     def placed(self, ctx: PassContext) -> PassContext:
         return self._run([self.placing()], self.graph, ctx)

@@ -129,7 +129,7 @@ class Target:
     """A target description; see ``qcompiler targets NAME``.
 
     ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``decide``,
-    ``round`` and ``correct`` (on samples), ``lower``, ``spell`` (zero points as arithmetic) and, where our own
+    ``try``, ``round`` and ``correct`` (on samples), ``lower``, ``spell`` (zero points as arithmetic) and, where our own
     operators may be used, ``native``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.

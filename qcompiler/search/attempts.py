@@ -1,0 +1,77 @@
+"""Passes that help one model and harm another: each is tried, and kept where the outputs gain by it.
+
+What a pass makes of the graph is taken all the way, on a few samples: ranges from some of them, weights rounded, biases
+corrected; others of them tell how far the outputs then are from those of the graph as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qcompiler import calibrate, ir
+from qcompiler.data import open_samples
+from qcompiler.pipeline import PassContext, RowsPass
+from qcompiler.runtime import Feed, one_thread_each, run, session, side_by_side
+from qcompiler.search.free import overall
+from qcompiler.search.points import measuring_points
+from qcompiler.search.sensitivity import with_outputs
+from qcompiler.verify import numbers
+
+if TYPE_CHECKING:
+    from qcompiler.compiler import Compilation
+
+SAMPLES = 48
+"""Every third of them is calibrated on, the others are judged by."""
+LEAST_GAIN = 0.5
+"""Decibels that a pass must gain: the samples are few."""
+
+
+def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip_bad: bool = False) -> PassContext:
+    """The context after the pass, with the compilation's graph as it leaves it; both as they were where the outputs
+    gain too little by it."""
+    assert ctx.plan is not None
+    before, wanted = compilation.graph, one.wanted(compilation.graph, ctx.plan)
+    points = measuring_points(before)
+    feeds = compilation.typical(skip_bad=skip_bad, count=SAMPLES)
+    if not wanted or not points or len(feeds) < 3:
+        return ctx
+    compilation.graph = ir.clone(before)
+    rows = calibrate.sample_rows(compilation.graph, wanted, feeds, skip_bad=skip_bad)
+    with one_thread_each():
+        found = compilation._run([one], compilation.graph, replace(ctx, rows=rows))
+    assert found.plan is not None
+    if found.plan.smoothing.keys() == ctx.plan.smoothing.keys():
+        compilation.graph = before
+        return ctx
+    found, after = compilation.placed(replace(found, rows=None)), compilation.graph
+    names, fitted, judged = list(points), feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
+    with session(with_outputs(before, names)) as plain:
+        expected = list(side_by_side(lambda feed: run(plain, feed, names), judged))
+    told = []
+    for graph, context in ((before, ctx), (after, found)):
+        compilation.graph = graph
+        compared = numbers.Comparison(names)
+        with session(with_outputs(_rounded(compilation, context, fitted), names)) as coded:
+            for values, actual in zip(expected, side_by_side(lambda feed: run(coded, feed, names), judged)):
+                compared.add(values, actual)
+        told.append(overall([error.sqnr + points[error.name] for error in compared.errors()]))
+    gain = told[1] - told[0]
+    reason = f"{told[1]:.1f} dB, and {told[0]:.1f} without, on {len(judged)} samples"
+    if gain < LEAST_GAIN:
+        compilation.graph = before
+        return replace(ctx, plan=ctx.plan.deciding([one.name], "tried and not kept", reason))
+    assert found.plan is not None
+    return replace(found, plan=found.plan.deciding([one.name], "kept", reason))
+
+
+def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) -> ir.Graph:
+    """The compilation's graph in codes, with ranges from these samples and corrected biases."""
+    assert ctx.plan is not None
+    counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan), scheduler=calibrate.Threads())
+    statistics = counted.run(open_samples(feeds, compilation.source.inputs))
+    observer = compilation.observer
+    plan = compilation.best_solved(replace(ctx, statistics=statistics))
+    compilation.observer = observer
+    return compilation.rounded(compilation.corrected(plan))

@@ -1,0 +1,103 @@
+"""Passes that help one model and harm another are kept where the outputs of a few samples gain by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from pass_helpers import feed, program
+from planned import weights
+
+import qcompiler
+from qcompiler import ir
+from qcompiler.compiler import Compilation
+from qcompiler.pipeline import PassContext, PassResult, RowsPass
+from qcompiler.plan import Plan
+from qcompiler.search.attempts import attempted
+
+CHAIN = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
+    a = Conv(x, w, b) h = Relu(a) d = Conv<group = 8, pads = [1,1,1,1]>(h, v) y = Conv(d, u)
+}"""
+UNTIMED = qcompiler.Options(timing=False)
+
+
+def even() -> dict[str, np.ndarray]:
+    return weights(w=(8, 4, 1, 1), b=(8,), v=(8, 1, 3, 3), u=(4, 8, 1, 1))
+
+
+def uneven() -> dict[str, np.ndarray]:
+    """The first channel between the convolutions reaches a hundred times as far as the others."""
+    made = even()
+    made["w"][1:] *= 0.01
+    made["b"][1:] *= 0.01
+    made["u"][:, 1:] *= 100.0
+    return made
+
+
+@dataclass(frozen=True)
+class Skew(RowsPass):
+    """Lets the first channel reach so many ``times`` as far: the same function, and easier to round below one."""
+
+    name: ClassVar[str] = "skew"
+    times: float = 1.0
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
+        return {"h": 1}
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        assert ctx.rows["h"].values.shape[1] == 8 and ctx.plan is not None
+        by = np.ones((8, 1, 1, 1), np.float32)
+        by[0] = self.times
+        convolutions = {node.inputs[1].name: node for node in graph.nodes if node.op == "Conv"}
+        maker, reader = convolutions["w"], convolutions["v"]
+        maker.inputs[1] = ir.Constant("w_skewed", maker.inputs[1].values * by)
+        maker.inputs[2] = ir.Constant("b_skewed", maker.inputs[2].values * by[:, 0, 0, 0])
+        reader.inputs[1] = ir.Constant("v_skewed", reader.inputs[1].values / by)
+        return PassResult(1, plan=replace(ctx.plan, smoothing={**ctx.plan.smoothing, "w": by[:, 0, 0, 0]}))
+
+
+def job(constants: dict[str, np.ndarray]) -> tuple[Compilation, PassContext]:
+    graph = program(CHAIN, constants)
+    made = Compilation(graph, [feed(graph, seed) for seed in range(48)], "ort-cpu", "int8", None, UNTIMED)
+    made.clean()
+    return made, made.placed(PassContext(made.target, Plan()))
+
+
+def test_what_helps_is_kept() -> None:
+    compilation, ctx = job(uneven())
+    before = compilation.graph
+    after = attempted(compilation, ctx, Skew(0.01))
+    assert after.plan is not None and list(after.plan.smoothing) == ["w"] and after.rows is None
+    assert [(one.action, one.where) for one in after.plan.decisions] == [("kept", ("skew",))]
+    assert compilation.graph is not before
+    assert any(tensor.name == "w_skewed" for node in compilation.graph.nodes for tensor in node.inputs)
+
+
+@pytest.mark.parametrize("times", [1.0, 100.0])
+def test_what_does_not_help_leaves_the_graph_as_it_was(times: float) -> None:
+    compilation, ctx = job(even())
+    before = compilation.graph
+    after = attempted(compilation, ctx, Skew(times))
+    assert after.plan is not None and not after.plan.smoothing
+    assert [one.action for one in after.plan.decisions] == ["tried and not kept"]
+    assert compilation.graph is before and "dB, and" in after.plan.decisions[0].reason
+
+
+def test_a_kept_pass_is_repeated_by_the_plan_and_by_the_statistics() -> None:
+    graph = program(CHAIN, uneven())
+    feeds = [feed(graph, seed) for seed in range(48)]
+    found = qcompiler.compile(graph, feeds, options=UNTIMED)
+    assert any("equalize-channels" in text and "kept" in text for text in found.report.decisions)
+    without = qcompiler.compile(graph, feeds, options=replace(UNTIMED, passes=("-equalize-channels",)))
+    assert found.report.sqnr > without.report.sqnr + 3.0
+
+    def weights_of(result: qcompiler.Result) -> list[np.ndarray]:
+        return [tensor.values for tensor in ir.all_tensors(result.graph).values() if ir.is_constant(tensor)]
+
+    again = qcompiler.compile(graph, plan=Plan.from_json(found.plan.to_json()), options=UNTIMED)
+    assert all(np.array_equal(a, b) for a, b in zip(weights_of(found), weights_of(again), strict=True))
+    counted = qcompiler.compile(graph, feeds, statistics=found.statistics, options=UNTIMED)
+    assert counted.plan is not None and counted.plan.smoothing.keys() == found.plan.smoothing.keys()
+    assert counted.report.sqnr == pytest.approx(found.report.sqnr, abs=0.5)
