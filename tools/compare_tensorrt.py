@@ -3,7 +3,7 @@
     python tools/compare_tensorrt.py                                       three models, all tools, sm89
     python tools/compare_tensorrt.py --models minilm-l6 --gpus sm80,sm89,sm120 --precisions int8,fp16,fp8,int4
     python tools/compare_tensorrt.py --models all --without-peers --samples 8 --eval 2 --gpus sm80,sm89,sm120 \
-        --precisions int8,fp16,fp8,int4                                    what builds for what
+        --precisions int8,fp16,fp8,int4                                    what builds for which GPU
 
 All tools get the same calibration samples, in one run. The engines are built by TensorRT-RTX's ahead-of-time builder
 (the extra `tensorrt`); agreement with float is that of the Q/DQ graph, run in ONNX Runtime as it is written.
@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models import NAMES, recipe
+from qcompiler.errors import TargetError
+from qcompiler.target import load_target
 
 MODELS = ("minilm-l6", "efficientnet-lite0", "ppocr4-rec")
 OTHERS = {
@@ -53,6 +55,20 @@ def engines(source: Path, made: Path, samples: Path, gpus: list[str]) -> list[di
     if len(gpus) > 1:
         return [found for gpu in gpus for found in engines(source, made, samples, [gpu])]
     return [{"gpu": gpus[0], "error": last_line(done.stderr)}]
+
+
+def applying(gpus: list[str], precision: str) -> list[str]:
+    """Those of the kinds of GPU that have the precision's types."""
+    kind = load_target("tensorrt").precisions[precision]
+
+    def applies(gpu: str) -> bool:
+        try:
+            kind.check_gpu(precision, gpu)
+        except TargetError:
+            return False
+        return True
+
+    return [gpu for gpu in gpus if applies(gpu)]
 
 
 def counted(kinds: dict[str, int], wanted: tuple[str, ...]) -> str:
@@ -92,11 +108,12 @@ def compare(name: str, folder: Path, options: argparse.Namespace, say: Any) -> l
     say(f"{name}: float")
     gpus = options.gpus.split(",")
     rows = [row for found in engines(source, source, held, gpus) for row in rows_of(name, "float", found)]
-    jobs: list[tuple[str, list[str | Path], Path]] = []
+    jobs: list[tuple[str, list[str | Path], Path, list[str]]] = []
     for precision in options.precisions.split(","):
         out = folder / f"qcompiler.{precision}.onnx"
         command = [our_command(), "compile", source, "-o", out, "--data", samples, "--target", "tensorrt", "--quiet"]
-        jobs.append((f"qcompiler {precision}", [*command, "--precision", precision], out))
+        if wanted := applying(gpus, precision):
+            jobs.append((f"qcompiler {precision}", [*command, "--precision", precision], out, wanted))
     later = None if options.without_peers else raised(source, folder)
     for label, (peer, runner, arguments) in OTHERS.items() if not options.without_peers else ():
         python = next(one for one in PEERS if one.name == peer).python()
@@ -104,14 +121,14 @@ def compare(name: str, folder: Path, options: argparse.Namespace, say: Any) -> l
             if model is not None:
                 out = folder / f"{label}{suffix}.onnx".replace(" ", "-")
                 command = [python, ROOT / "tools" / "peers" / runner, model, samples, out, *arguments]
-                jobs.append((label + suffix, command, out))
-    for label, command, out in jobs:
+                jobs.append((label + suffix, command, out, gpus))
+    for label, command, out, wanted in jobs:
         say(f"{name}: {label}")
         error = None
         if not (options.go_on and out.exists()):
             out.unlink(missing_ok=True)
             error = attempt(command, out, options.timeout, options.memory_limit).error
-        made = [{"error": error}] if error else engines(source, out, held, gpus)
+        made = [{"error": error}] if error else engines(source, out, held, wanted)
         rows += [row for found in made for row in rows_of(name, label, found)]
     return rows
 

@@ -33,6 +33,10 @@ _LONGEST_SHAPE = 16
 _PLACES = re.compile(r"\[\w+\.cpp::[^\]]*\]\s*|(\s+In \w+)?\s+at /\S+\.cpp:\d+")
 """Where in TensorRT's own sources a message is from."""
 
+OF_VALUES = "a shape is computed from values that are not known when the engine is built"
+_OF_VALUES = ("isInFlight(p.second.symbolicRep)", "is a shape tensor and must have type Int32")
+"""What the parser says then."""
+
 SPLIT = "its attention does not become one kernel"
 
 Bounds = tuple[list[int], list[int], list[int]]
@@ -242,8 +246,9 @@ def refusal(refused: Sequence[Mapping[str, str]], where: str) -> VerificationErr
     """One error for all nodes that the parser refuses."""
     named = list(dict.fromkeys(f"'{one['node'] or '?'}' ({one['operator'] or 'the model'})" for one in refused))
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    reason = plain(refused[0]["message"]).removeprefix("Assertion failed: ").partition(": ")
-    why = reason[2] or reason[0]
+    message = plain(refused[0]["message"])
+    reason = message.removeprefix("Assertion failed: ").partition(": ")
+    why = OF_VALUES if any(words in message for words in _OF_VALUES) else reason[2] or reason[0]
     return VerificationError(
         f"TensorRT does not parse node {', '.join(named[:MOST_NAMED])}{more}", where=where,
         why="its parser gives no reason" if why in ("", "false") else why, fix="see: qcompiler lint --target tensorrt",

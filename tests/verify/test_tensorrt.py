@@ -71,6 +71,7 @@ def test_a_builder_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
         ("Assertion failed: a == b: shapes differ", "shapes differ"),
         ("no plugin of this name", "no plugin of this name"),
         ("false", "its parser gives no reason"),
+        ("Network input x is a shape tensor and must have type Int32 or Int64. Type is Float.", tensorrt.OF_VALUES),
     ],
 )
 def test_a_refusal_says_what_the_parser_does(message: str, why: str) -> None:
@@ -103,6 +104,15 @@ MESSAGES = [
 @pytest.mark.parametrize("message, rest", MESSAGES)
 def test_messages_are_shown_without_places_in_the_sources_of_tensorrt(message: str, rest: str) -> None:
     assert tensorrt.plain(message) == rest
+
+
+@pytest.mark.fetched
+@pytest.mark.parametrize("node", ["y = Reshape(r, k)", "y = Tile(r, k)", "y, i = TopK(r, k)", "y = Slice(r, one, k)"])
+def test_a_shape_that_depends_on_values_is_said_to(node: str) -> None:
+    text = f"(float[8] x) => (float y) {{ r = Relu(x) m = ReduceMax(r) k = Cast<to = 7>(m) {node} }}"
+    graph = program(text, {"one": [0]})
+    with pytest.raises(VerificationError, match=r"does not parse node .*a shape is computed from values"):
+        tensorrt.build(graph, "sm89", graph.inputs, [])
 
 
 @pytest.mark.fetched
