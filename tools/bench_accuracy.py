@@ -107,6 +107,8 @@ def main() -> None:
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(bench(name, options, Path(folder), console.print))
+        if options.json:  # after each model: an interrupted run is not lost
+            options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
     table = Table("model", "sites", "passes", "front", "plain", "--max-drop 0.5")
     for row in rows:
         points = off(row["full"].get("front", []))
@@ -114,8 +116,6 @@ def main() -> None:
         passes = f"{row['passes']:.1f}" if "passes" in row else row["fault"]
         table.add_row(row["model"], str(row.get("sites", "")), passes, front, said(row["plain"]), said(row.get("goal")))
     console.print(table)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":
