@@ -24,6 +24,7 @@ from qcompiler.lint.rule import (
 
 MOVES = frozenset(("MaxPool", "Reshape", "Transpose"))
 FLOATING = frozenset(("Erf", "Gelu", "LayerNormalization", "InstanceNormalization", "ReduceMean", "Softmax", "Sqrt"))
+_ACTIVATIONS = frozenset(("Clip", "Gelu", "LeakyRelu", "Relu", "Sigmoid", "Tanh"))
 _WEIGHTS_ALONE = ("int4", "float4_e2m1fn")
 _ENOUGH = 8
 
@@ -163,6 +164,19 @@ def fp8_softmax(subject: Subject) -> Iterator[tuple[str, str]]:
         if maker is not None and maker.op == "Softmax" and kind is not None and kind.name == "float8_e4m3fn":
             if scale is not None and float(scale.max()) > 1.01 / 448.0:
                 yield node.name, f"its scale is {float(scale.max()):.4g}"
+
+
+@rule("P014", "warning", "a pooled sequence takes two kernels more", "pool four axes: Unsqueeze before, Squeeze behind")
+def pooled_sequence(subject: Subject) -> Iterator[tuple[str, str]]:
+    for node in subject.ops("GlobalAveragePool", "GlobalMaxPool"):
+        shape, activation = node.inputs[0].shape, ir.producer(node.inputs[0])
+        if shape is None or len(shape) != 3 or activation is None or activation.op not in _ACTIVATIONS:
+            continue
+        maker = ir.producer(activation.inputs[0])
+        while maker is not None and maker.op in ("Add", "Squeeze"):
+            maker = ir.producer(maker.inputs[0])
+        if maker is not None and maker.op == "Conv" and quantized(maker):
+            yield node.name, f"pools three axes of what {maker.name} computes in few bits"
 
 
 def _source(side: ir.Node | None) -> ir.Node | None:

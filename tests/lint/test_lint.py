@@ -136,6 +136,9 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "FP8 softmax": (
         "P013", HEADS + "{ " + rounded("q") + rounded("k") + rounded("u")
         + "a = MatMul(qd, kd) p = Softmax(a) " + rounded("p") + "y = MatMul(pd, ud) }", {"z": np.array(0, FP8)}, 21),
+    "pooled sequence": (
+        "P014", "(float[1,8,50] x) => (float y) { " + rounded("x") + CONV + "c = Conv(xd, v) r = Relu(c) "
+        "p = GlobalMaxPool(r) y = Neg(p) }", {"w": codes(8, 8, 3)}, 21),
 }  # fmt: skip
 
 
@@ -170,6 +173,7 @@ def test_the_parser_refuses_what_the_rules_do(name: str) -> None:
 GOOD = {
     "residual": "(float[1,8,8,8] x) => (float[1,8,8,8] y) { a = Conv<pads = [1,1,1,1]>(x, f) r = Relu(a) "
     "b = Conv<pads = [1,1,1,1]>(r, f) t = Add(b, r) c = Relu(t) y = Conv<pads = [1,1,1,1]>(c, f) }",
+    "sequence": "(float[1,8,50] x) => (float[1,8,1] y) { c = Conv(x, fs) r = Relu(c) y = GlobalMaxPool(r) }",
     "attention": "(float[1,32,64] x) => (float[1,32,64] y) { q = MatMul(x, fm) k = MatMul(x, fm) u = MatMul(x, fm) "
     "l = Transpose<perm = [0,2,1]>(k) a = MatMul(q, l) p = Softmax(a) o = MatMul(p, u) y = MatMul(o, fm) }",
 }
@@ -179,7 +183,7 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_nothing_is_found_in_what_we_compile(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcompiler.verify.tensorrt.installed", lambda: False)
-    graph = program(GOOD[name], weights(f=(8, 8, 3, 3), fm=(64, 64)), 17)
+    graph = program(GOOD[name], weights(f=(8, 8, 3, 3), fs=(8, 8, 3), fm=(64, 64)), 17)
     samples = [{"x": np.random.default_rng(seed).normal(size=graph.inputs[0].shape)} for seed in range(3)]
     compiled = compile(graph, samples, target="tensorrt", precision=precision, options=Options(timing=False)).graph
     assert [str(finding) for finding in lint(compiled, TARGET)] == []
