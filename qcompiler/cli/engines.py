@@ -78,7 +78,7 @@ def verify_engine(
 
     from qcompiler import ir
     from qcompiler.data import open_samples, random_samples
-    from qcompiler.verify import stand_in, tensorrt
+    from qcompiler.verify import stand_in, tensorrt, tensorrt_culprit
 
     graph, made = ir.load(source), ir.load(compiled)
     images = shared.image_options(given)
@@ -94,7 +94,10 @@ def verify_engine(
     meant, attention = products(made)
     shown: list[dict[str, Any]] = []
     for gpu in given["gpu"] or (target.gpu,):
-        engine = tensorrt.build(compiled, gpu, made.inputs, feeds)
+        try:
+            engine = tensorrt.build(compiled, gpu, made.inputs, feeds)
+        except tensorrt.BuildError as error:
+            raise tensorrt_culprit.named(error, made, gpu, feeds, compiled) from None
         fates = engine.fates(meant, attention)
         shown.append(described(engine, fates, plain))
         if not quiet and not as_json:

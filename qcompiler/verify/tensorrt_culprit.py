@@ -40,5 +40,5 @@ def named(
     node = ir.opening(graph, failed).nodes[-1]
     return VerificationError(
         f"TensorRT does not build node '{node.name}' ({node.op}) for {gpu}", where=where, why=why,
-        fix="start from a float model that does without it",
+        fix="take it out, or write it in another form",
     )  # fmt: skip

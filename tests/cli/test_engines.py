@@ -10,6 +10,7 @@ import onnx
 import pytest
 from cli.programs import invoke
 
+from qcompiler import ir
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 
@@ -156,3 +157,15 @@ def test_what_another_tool_left_in_float_has_a_reason_too(folder: Path, alone: N
     verify = ("verify", "conv.onnx", "other.onnx", "--target", "tensorrt", "--data", "conv.npz")
     (engine,) = json.loads(invoke(*verify, "--json").out)["engines"]
     assert engine["without_codes"]["conv2"] == "the model does not hand it codes on both sides"
+
+
+def test_verify_names_the_node_that_is_not_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(model: ir.Graph | str, *_: object, **__: object) -> tensorrt.Engine:
+        graph = model if isinstance(model, ir.Graph) else ir.load(model)
+        if any(node.op == "Tanh" for node in graph.nodes):
+            raise tensorrt.BuildError("TensorRT does not build it for sm89", why="it has no runners")
+        return ENGINE
+
+    monkeypatch.setattr(tensorrt, "build", build)
+    done = invoke("verify", "conv.onnx", "conv.onnx", "--target", "tensorrt", "--data", "conv.npz")
+    done.fails(1, "conv.onnx: TensorRT does not build node 'tanh' (Tanh) for sm89 (it has no runners)")
