@@ -96,8 +96,8 @@ def verify_engine(
     for gpu in given["gpu"] or (target.gpu,):
         try:
             engine = tensorrt.build(compiled, gpu, made.inputs, feeds)
-        except tensorrt.BuildError as error:
-            raise tensorrt_culprit.named(error, made, gpu, feeds, compiled) from None
+        except tensorrt.BuildError as failure:
+            raise tensorrt_culprit.named(failure, made, gpu, feeds, compiled) from None
         fates = engine.fates(meant, attention)
         shown.append(described(engine, fates, plain))
         if not quiet and not as_json:
