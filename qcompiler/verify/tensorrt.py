@@ -249,9 +249,10 @@ def refusal(refused: Sequence[Mapping[str, str]], where: str) -> VerificationErr
     message = plain(refused[0]["message"])
     reason = message.removeprefix("Assertion failed: ").partition(": ")
     why = OF_VALUES if any(words in message for words in _OF_VALUES) else reason[2] or reason[0]
+    fix = "make the shape constant, or an input of integers" if why == OF_VALUES else "see: qcompiler lint"
     return VerificationError(
         f"TensorRT does not parse node {', '.join(named[:MOST_NAMED])}{more}", where=where,
-        why="its parser gives no reason" if why in ("", "false") else why, fix="see: qcompiler lint --target tensorrt",
+        why="its parser gives no reason" if why in ("", "false") else why, fix=fix,
     )  # fmt: skip
 
 
