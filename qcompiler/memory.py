@@ -1,8 +1,11 @@
-"""How much memory this process uses."""
+"""How much memory this process uses, and giving back what it no longer does."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import sys
+from collections.abc import Callable
 
 
 def peak_bytes() -> int:
@@ -35,6 +38,21 @@ def available_bytes() -> int:
     if limit == resource.RLIM_INFINITY or not available:
         return available
     return max(1, min(available, limit - _status("VmData")))
+
+
+def give_back() -> None:
+    """Returns what was freed to the system, where the C library has a call for it (glibc). Left to itself it keeps most
+    of that: what the next stage needs then comes on top."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
 
 
 def _status(field: str, place: str = "/proc/self/status") -> int:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from qcompiler import native
 from qcompiler.errors import ModelError, VerificationError
+from qcompiler.memory import give_back
 
 if TYPE_CHECKING:
     import onnx
@@ -73,6 +74,7 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, str(profile_prefix)
     if native.available():
         native.register_custom_ops(options)
+    give_back()  # what earlier sessions and their outputs took
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as scratch:
         source, where = _source(model, Path(scratch), lean)
         try:
