@@ -30,8 +30,8 @@ class Switchboard:
     occur in several trials, represented differently in each; the last one that is on counts. ``points`` are float
     tensors of the outermost graph. Use it in a ``with`` statement.
 
-    The graph is run in segments. What the plain ones return is kept, so a switch costs the run of the segment that it
-    is in and of those that depend on it.
+    The graph is run in at most so many ``segments``. What the plain ones return is kept, so a switch costs the run of
+    the segment that it is in and of those that depend on it.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Switchboard:
         trials: Sequence[Mapping[str, TensorQuant]],
         points: Sequence[str],
         feeds: Sequence[Feed],
+        segments: int = MOST_SEGMENTS,
     ) -> None:
-        self.points = list(points)
+        self.points, self.count = list(points), len(trials)
         self._stack = ExitStack()
-        count = max(1, min(MOST_SEGMENTS, len(graph.nodes) // NODES_A_SEGMENT))
+        count = max(1, min(segments, len(graph.nodes) // NODES_A_SEGMENT))
         try:
             pieces = ir.segments(graph, count, self.points)
             self._segments = [_Segment(self._stack, piece, plan, trials, self.points) for piece in pieces]

@@ -12,7 +12,7 @@ from qcompiler.errors import TargetError
 from qcompiler.search.observing import chosen
 
 
-def of_samples(decibels: float, *, unlike: float = 0.1) -> np.ndarray:
+def of_samples(decibels: float, *, unlike: float = 0.01) -> np.ndarray:
     """Noise of 16 samples that are this much unlike one another."""
     return 10 ** (-decibels / 10) * (1 + unlike * np.linspace(-1, 1, 16))
 
@@ -21,10 +21,10 @@ def of_samples(decibels: float, *, unlike: float = 0.1) -> np.ndarray:
     ("decibels", "best"),
     [
         pytest.param((20, 25, 27, 30), "entropy", id="the best"),
-        pytest.param((20, 25, 24.5, 21), "percentile", id="a wider one"),
-        pytest.param((20, 25, 25.5, 26.4), "mse", id="narrower than the usual one, not by enough"),
-        pytest.param((25, 25.5, 20, 1), "minmax", id="narrower than a wider one, not by enough"),
-        pytest.param((np.inf, np.inf, np.inf, 20), "mse", id="all alike"),
+        pytest.param((25, 24.5, 24, 21), "minmax", id="a wider one"),
+        pytest.param((20, 25, 25.1, 25.2), "percentile", id="narrower than the usual one, not by enough"),
+        pytest.param((25, 24, 25.2, 1), "minmax", id="narrower than a wider one, not by enough"),
+        pytest.param((np.inf, np.inf, np.inf, 20), "percentile", id="all alike"),
     ],
 )
 def test_a_narrower_range_must_gain_more(decibels: tuple[float, ...], best: str) -> None:
@@ -32,24 +32,46 @@ def test_a_narrower_range_must_gain_more(decibels: tuple[float, ...], best: str)
     assert chosen({name: of_samples(value) for name, value in zip(names, decibels)}) == best
 
 
+def alike() -> dict[str, np.ndarray]:
+    return {name: of_samples(30) for name in ("minmax", "percentile", "mse", "entropy")}
+
+
 def test_one_sample_decides_nothing() -> None:
-    noise = {name: of_samples(30) for name in ("minmax", "percentile", "mse", "entropy")}
-    noise["mse"][3] *= 1000
-    assert chosen(noise) == "mse"
-    noise["mse"] *= 1000
-    noise["mse"][3] /= 1000
+    noise = alike()
+    noise["percentile"][3] *= 1000
+    assert chosen(noise) == "percentile"
+    noise["percentile"] *= 1000
+    noise["percentile"][3] /= 1000
     assert chosen(noise) == "minmax"
 
 
-def test_nearly_all_samples_decide() -> None:
+def test_nearly_all_samples_decide_for_a_wider_range() -> None:
     """Where one sample holds most of the noise, the noise of all tells of that one alone."""
-    noise = {name: of_samples(30) for name in ("minmax", "percentile", "mse", "entropy")}
-    noise["percentile"] /= 3
+    noise = alike()
+    noise["minmax"] /= 3
+    for observed in noise.values():
+        observed[3] *= 1000
+    assert chosen(noise) == "minmax"
+    noise["minmax"][3] *= 4
+    assert chosen(noise) == "percentile"
+
+
+def test_nearly_all_samples_decide_nothing_for_a_narrower_one() -> None:
+    noise = alike()
+    noise["entropy"] /= 30
     for observed in noise.values():
         observed[3] *= 1000
     assert chosen(noise) == "percentile"
-    noise["percentile"][3] *= 4
-    assert chosen(noise) == "mse"
+
+
+def test_samples_that_follow_one_another_are_one() -> None:
+    """Of 64, eight of one recording make the difference: as sure as one of eight is, not as eight of 64 are."""
+    noise = {name: np.ones(64) for name in ("minmax", "percentile")}
+    noise["percentile"][8:16] = 2
+    assert chosen(noise) == "percentile"
+    noise["percentile"][:] = 1
+    noise["percentile"][4::8] = 2
+    assert chosen(noise) == "minmax"
 
 
 def spiked(heard: float) -> tuple[ir.Graph, list[dict[str, np.ndarray]]]:
@@ -83,10 +105,10 @@ def test_without_samples_it_is_the_usual_one() -> None:
         options = qcompiler.Options(timing=False, observer=observer)
         return qcompiler.compile(ir.to_proto(graph), statistics=statistics, options=options)
 
-    usual, named, other = (made(observer).model.SerializeToString() for observer in ("", "mse", "minmax"))
+    usual, named, other = (made(observer).model.SerializeToString() for observer in ("", "percentile", "minmax"))
     assert usual == named != other
-    assert any("observer: mse: untried: with samples" in decision for decision in made("").report.decisions)
-    assert not any("untried" in decision for decision in made("mse").report.decisions)
+    assert any("observer: percentile: untried: with samples" in decision for decision in made("").report.decisions)
+    assert not any("untried" in decision for decision in made("percentile").report.decisions)
 
 
 def test_an_unknown_observer() -> None:
