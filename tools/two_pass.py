@@ -68,3 +68,10 @@ def mse(x: np.ndarray, bins: int) -> tuple[float, float]:
         lows, highs = (np.minimum(best * step ** (np.arange(-4, 5) / 4), 1) for best in (a, b))
         step **= 1 / 3
     return float(ends[0] * a), float(ends[1] * b)
+
+
+def error(x: np.ndarray, low: float, high: float) -> float:
+    """Mean squared error of the values themselves in uint8 codes of this range."""
+    step = (high - low) / CODES
+    zero = np.rint(-low / step)
+    return float(np.mean(((np.clip(np.rint(x / step) + zero, 0, CODES) - zero) * step - x) ** 2))
