@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class Problem:
             ),
             shape=(len(rows), count),
         )
-        with _unheard():
+        with _UNHEARD:
             found = milp(
                 wanted / (float(np.max(wanted, initial=0.0)) or 1.0),
                 integrality=np.r_[np.ones(len(picks)), np.zeros(len(self.terms))],
@@ -124,16 +124,30 @@ class Problem:
         }
 
 
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """What is written to standard output in the meantime is lost: HiGHS writes there when it solves a part
-    of a problem again, whatever its options say."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+class _Unheard:
+    """In its context what is written to standard output is lost: HiGHS writes there when it solves a part of a problem
+    again, whatever its options say. Several threads may be in it at once."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._kept = -1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                sys.stdout.flush()
+                self._kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 1)
+                os.close(nowhere)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                os.dup2(self._kept, 1)
+                os.close(self._kept)
+
+
+_UNHEARD = _Unheard()

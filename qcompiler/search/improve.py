@@ -21,7 +21,7 @@ from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.calibrate.moments import SAMPLES as ROUNDING_SAMPLES
 from qcompiler.calibrate.observers import histogram
 from qcompiler.plan import Plan, Site
-from qcompiler.runtime import Feed
+from qcompiler.runtime import Feed, side_by_side
 from qcompiler.scheme import PerAxis
 from qcompiler.search.cost import Cost, cost_of
 from qcompiler.search.mixture import FLOAT, Mixture, mixture, owners
@@ -239,10 +239,10 @@ class Improver:
         fastest = self.seconds(plan)
         slowest = min(self.allowed, found.problem.price(dict.fromkeys(found.sites, FLOAT)).seconds)
         trials: dict[frozenset[str], Plan] = {}
-        for step in range(POINTS):
-            # Closer together where they are fast: there a little time buys most.
-            seconds = fastest + max(0.0, slowest - fastest) * ((step + 0.1) / POINTS) ** 1.5
-            picks = found.problem.best("error", {"seconds": seconds})
+        # Closer together where they are fast: there a little time buys most.
+        shares = (((step + 0.1) / POINTS) ** 1.5 for step in range(POINTS))
+        budgets = [{"seconds": fastest + max(0.0, slowest - fastest) * share} for share in shares]
+        for picks in side_by_side(lambda most: found.problem.best("error", most), budgets):
             if picks is not None:
                 trial = self.without(plan, found.kept(picks))
                 trials.setdefault(plan.intended - trial.intended, trial)

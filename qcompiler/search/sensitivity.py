@@ -237,14 +237,16 @@ def _switched(
         where = graph if ir.is_constant(tensor) else ir.home_of(tensor, graph)
         places = tuple(index for index, _ in options)
         if len(options) > 1 and not ir.is_constant(tensor) and _differ_in_steps([quant for _, quant in options]):
-            roundings = [(flags.any_of(places), _rounded_as(tensor, options, flags.last_of(places), where, namer))]
+            rounded = _branch(where)
+            result = _rounded_as(tensor, options, flags.last_of(places), rounded, namer)
+            roundings = [(flags.any_of(places), rounded, result)]
         else:
-            roundings = [(flags.one(index), _rounded(tensor, quant, where, plan, namer)) for index, quant in options]
-        for flag, rounded in roundings:
-            result = ir.Variable(namer(f"{name}_switched"), np.dtype(np.float32), tensor.shape)
-            inputs = [flag, rounded, chosen.get(name, tensor)]
-            where.nodes.append(ir.Node("Where", namer("choose"), inputs=inputs, outputs=[result]))
-            chosen[name] = result
+            roundings = []
+            for index, quant in options:
+                rounded = _branch(where)
+                roundings.append((flags.one(index), rounded, _rounded(tensor, quant, rounded, plan, namer)))
+        for flag, rounded, result in roundings:
+            chosen[name] = _chosen(flag, rounded, result, chosen.get(name, tensor), where, namer)
     for name, result in chosen.items():
         tensor = tensors[name]
         for site in sites[name]:
@@ -258,6 +260,26 @@ def _switched(
                         inner.outputs[index] = result
     ir.sort(graph)
     return graph
+
+
+def _branch(graph: ir.Graph) -> ir.Graph:
+    """An empty one, of an If of the graph."""
+    return ir.Graph(opset=graph.opset, name="branch")
+
+
+def _chosen(
+    flag: ir.Variable, rounded: ir.Graph, result: ir.Tensor, otherwise: ir.Tensor, where: ir.Graph, namer: ir.Namer
+) -> ir.Variable:
+    """The ``result`` of the branch ``rounded`` where the flag is on: nothing is rounded in vain."""
+    plain = _branch(where)
+    for branch, tensor in ((rounded, result), (plain, otherwise)):
+        returned = ir.Variable(namer(f"{otherwise.name}_returned"), np.dtype(np.float32), otherwise.shape)
+        branch.nodes.append(ir.Node("Identity", namer("return"), inputs=[tensor], outputs=[returned]))
+        branch.outputs.append(returned)
+    chosen = ir.Variable(namer(f"{otherwise.name}_chosen"), np.dtype(np.float32), otherwise.shape)
+    attributes = {"then_branch": rounded, "else_branch": plain}
+    where.nodes.append(ir.Node("If", namer("choose"), attributes, inputs=[flag], outputs=[chosen]))
+    return chosen
 
 
 class _Flags:
