@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 
 import numpy as np
 
@@ -12,26 +12,54 @@ from qcompiler.calibrate import Statistics, TensorStatistics
 from qcompiler.plan import Plan, TensorQuant
 from qcompiler.runtime import Feed
 from qcompiler.search.points import together
-from qcompiler.search.sensitivity import contributions
+from qcompiler.search.sensitivity import Switchboard
 
 Range = tuple[float, float]
 
 WORTH_A_RANGE = 0.01
 """Share of all noise that makes a tensor worth trying other ranges for."""
 MOST_RANGES = 12
-CLOSER = ((0.9, 0.9), (0.8, 0.8), (0.65, 0.65), (1.0, 0.65), (0.65, 1.0))
-"""How the two ends of the plan's range are moved."""
-TRIALS = 3 + len(CLOSER)
-"""Of a tensor: its own range, the extremes, halfway there, closer ones."""
+TRIALS = 6
+"""Ranges of a tensor that are measured, about."""
 LEAST_GAIN = 0.8
 """Noise that another range leaves, of that before, to be taken."""
 
 
-def other_ranges(quant: TensorQuant, seen: TensorStatistics) -> list[Range]:
-    """Ranges around the plan's: out to the extremes, halfway there, and cut closer on both sides or on one."""
-    low, high = ends_of(quant)
-    far = min(seen.smallest, low), max(seen.largest, high)
-    return [far, ((low + far[0]) / 2, (high + far[1]) / 2), *((low * left, high * right) for left, right in CLOSER)]
+def ranges_around(own: Range, seen: TensorStatistics) -> dict[str, Range]:
+    """Ranges that may serve better than the plan's ``own``: out to the extremes, halfway there, and cut closer on both
+    sides or on one."""
+    (low, high), far = own, (min(seen.smallest, own[0]), max(seen.largest, own[1]))
+    return {
+        "own": own,
+        "halfway": ((low + far[0]) / 2, (high + far[1]) / 2),
+        "far": far,
+        "closer": (0.8 * low, 0.8 * high),
+        "little closer": (0.9 * low, 0.9 * high),
+        "much closer": (0.65 * low, 0.65 * high),
+        "closer below": (0.65 * low, high),
+        "closer above": (low, 0.65 * high),
+    }
+
+
+def least(noise: Callable[[str], float]) -> tuple[str, float]:
+    """Which of ``ranges_around`` makes the least noise, and what is left of its own range's; one way is only followed
+    further where the first step helps."""
+    own = noise("own")
+    if not own:
+        return "own", 1.0
+    tried = {"own": 1.0}
+
+    def helps(name: str) -> bool:
+        tried[name] = noise(name) / own
+        return tried[name] < 1.0
+
+    if helps("halfway"):
+        helps("far")
+    else:
+        further = ["little closer", "much closer"] if helps("closer") else []
+        for name in (*further, "closer below", "closer above"):
+            helps(name)
+    return min(tried.items(), key=lambda one: one[1])
 
 
 def ends_of(quant: TensorQuant) -> Range:
@@ -65,30 +93,34 @@ def better_ranges(
     total = sum(activations.values())
     noisy = [group for group in noise if group <= quants.keys() and noise[group] > WORTH_A_RANGE * total]
     noisy = sorted(noisy, key=lambda group: (-noise[group], min(group)))[: min(MOST_RANGES, runs // TRIALS)]
+    if not noisy:
+        return {}
     options = [
-        (group, ends)
+        (group, name, ends)
         for group in noisy
-        for ends in (ends_of(quants[min(group)]), *other_ranges(quants[min(group)], seen_of(group, statistics)))
+        for name, ends in ranges_around(ends_of(quants[min(group)]), seen_of(group, statistics)).items()
     ]
     trials = []
-    for group, (low, high) in options:
+    for group, _, (low, high) in options:
         trial = {}
         for name in group:
             scale, zero_point = numerics.scale_and_zero_point(np.float64(low), np.float64(high), quants[name].scheme)
             trial[name] = quants[name].solved(scale, zero_point, "calibration")
         trials.append(trial)
-    if not trials:
-        return {}
-    found: dict[frozenset[str], list[tuple[float, Range]]] = {}
-    for (group, ends), part in zip(options, contributions(graph, plan, trials, list(points), feeds, runs)):
-        found.setdefault(group, []).append((together(part, points), ends))
-    best = {group: (min(tried, key=lambda one: one[0]), tried[0][0]) for group, tried in found.items()}
-    return {
-        name: (ends, activations.get(name, 0.0) * least / first)
-        for group, ((least, ends), first) in best.items()
-        if least < LEAST_GAIN * first
-        for name in group
-    }
+    places = {(group, name): index for index, (group, name, _) in enumerate(options)}
+    feeds = feeds[: max(1, runs // (TRIALS * len(noisy)))]
+    found: dict[str, tuple[Range, float]] = {}
+    with Switchboard(graph, plan, trials, list(points), feeds) as board:
+
+        def noise_of(group: frozenset[str], name: str) -> float:
+            return together(board.noise([places[group, name]]), points)
+
+        for group in noisy:
+            best, left = least(partial(noise_of, group))
+            if left < LEAST_GAIN:
+                _, _, ends = options[places[group, best]]
+                found.update({name: (ends, activations.get(name, 0.0) * left) for name in group})
+    return found
 
 
 def seen_of(group: frozenset[str], statistics: Statistics) -> TensorStatistics:

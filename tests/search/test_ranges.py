@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from pass_helpers import program
 
 import qcompiler
 from qcompiler import ir
+from qcompiler.search.ranges import least
 
 
 def test_tied_tensors_are_given_another_range_together() -> None:
@@ -25,3 +27,23 @@ def test_tied_tensors_are_given_another_range_together() -> None:
     assert plan is not None and frozenset({"a", "b1", "c"}) in plan.ties
     assert {"a", "b1", "c"} <= plan.ranges.keys()
     assert plan.ranges["a"] == plan.ranges["b1"] == plan.ranges["c"]
+
+
+@pytest.mark.parametrize(
+    ("noise", "best", "measured"),
+    [
+        ({"halfway": 0.5, "far": 0.7}, "halfway", 3),
+        ({"closer": 0.7, "much closer": 0.4}, "much closer", 7),
+        ({"closer above": 0.6, "much closer": 0.1}, "closer above", 5),
+        ({"own": 0.0, "far": 0.0}, "own", 1),
+    ],
+)
+def test_a_way_is_followed_where_its_first_step_helps(noise: dict[str, float], best: str, measured: int) -> None:
+    asked: list[str] = []
+
+    def told(name: str) -> float:
+        asked.append(name)
+        return noise.get(name, 1.0)
+
+    found, left = least(told)
+    assert (found, left, len(asked)) == (best, noise.get(best, 1.0) or 1.0, measured)
