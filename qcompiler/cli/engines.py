@@ -175,15 +175,17 @@ def without_codes(graph: ir.Graph, target: Target) -> dict[str, str]:
     pipeline.run(copy, PassContext(target))
     said = {one.where: one.message.removeprefix(REFUSAL) for one in pipeline.diagnostics if one.severity == "refused"}
     other = float_reasons(copy, target, ())
-    takes = {node.name for _, node in ir.all_nodes(copy) if target.operator(node) is not None}
-    return {name: said.get(name) or (NO_CODES if name in takes else other[name]) for name in plain}
+    fits = {node.name for _, node in ir.all_nodes(copy) if target.operator(node) and not target.weights_alone}
+    return {name: said.get(name) or (NO_CODES if name in fits else other[name]) for name in plain}
 
 
 def precision_of(graph: ir.Graph, target: Target) -> str:
     """The precision whose weights have the codes that most weights of the model have."""
-    from qcompiler.lint.rule import DQ, code_type, coded_constant
+    from qcompiler import ir
+    from qcompiler.lint.rule import HEAVY, code_type, coded_constant, dequantizer
 
-    kinds = [code_type(node) for node in graph.nodes if node.op == DQ and coded_constant(node) is not None]
+    rounded = [dequantizer(node.inputs[1]) for _, node in ir.all_nodes(graph) if node.op in HEAVY]
+    kinds = [code_type(node) for node in rounded if node is not None and coded_constant(node) is not None]
     names = Counter(np.dtype(kind).name for kind in kinds if kind is not None)
     usual = next(iter(target.precisions))
     found = (name for name, kind in target.precisions.items() if kind.quantize != "none")

@@ -9,8 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from cli.programs import invoke
+from pass_helpers import program
+from planned import feeds, weights
 
-from qcompiler import ir
+from qcompiler import Options, ir
+from qcompiler.cli.engines import precision_of
+from qcompiler.compiler import compile
+from qcompiler.target import load_target
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 
@@ -169,3 +174,11 @@ def test_verify_names_the_node_that_is_not_built(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(tensorrt, "build", build)
     done = invoke("verify", "conv.onnx", "conv.onnx", "--target", "tensorrt", "--data", "conv.npz")
     done.fails(1, "conv.onnx: TensorRT does not build node 'tanh' (Tanh) for sm89 (it has no runners)")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8", "int4", "nvfp4"])
+def test_the_precision_of_a_model_is_told_by_its_weights(folder: Path, alone: None, precision: str) -> None:
+    text = "(float[1,32,64] x) => (float[1,32,64] y) { h = MatMul(x, w) y = MatMul(h, w) }"
+    graph = program(text, weights(w=(64, 64)))
+    made = compile(graph, feeds(graph), target="tensorrt", precision=precision, options=Options(timing=False)).graph
+    assert precision_of(made, load_target("tensorrt")) == precision
