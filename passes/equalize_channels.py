@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import networkx as nx
 import numpy as np
 
 from qcompiler import ir
 from qcompiler.calibrate import Rows
+from qcompiler.passes._channel_groups import Group, joined_groups
 from qcompiler.passes._smoothing import STRENGTHS, check_length, inverse, rounded_columns, rounded_rows
-from qcompiler.passes.smooth_conv import channels_of, is_depthwise, smoothable, taps_of
+from qcompiler.passes.smooth_conv import is_depthwise, smoothable, taps_of
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -75,18 +75,11 @@ class EqualizeChannels(RowsPass):
 
 
 @dataclass
-class Group:
-    """Tensors that are multiplied by the same factors. ``makers``: the convolutions that compute them; ``readers``:
-    those that read them; ``bounds``: what a Clip lets through at most, by the name of what it returns."""
+class Bounded(Group):
+    """Tensors that are multiplied by the same factors. ``bounds``: what a Clip lets through at most, by the name of
+    what it returns."""
 
-    tensors: list[ir.Variable] = field(default_factory=list)
-    makers: list[ir.Node] = field(default_factory=list)
-    readers: list[ir.Node] = field(default_factory=list)
     bounds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def channels(self) -> int:
-        return int(self.makers[0].inputs[1].values.shape[0])
 
     def watched(self, plan: Plan) -> list[str]:
         """Names of the tensors that are rounded, and of those that a Clip bounds."""
@@ -112,30 +105,17 @@ class Group:
             node.inputs[1] = constant(old, old.values * inverse(factor).reshape(shape))
 
 
-def groups_of(graph: ir.Graph) -> dict[str, Group]:
+def groups_of(graph: ir.Graph) -> dict[str, Bounded]:
     """By the name of the first weight that the factors go into. Groups that convolutions alone read, straight from
     another one or through Relu, are left to ``smooth-conv``."""
-    links: nx.Graph = nx.Graph()
-    returned, bounds = ir.output_tensors(graph), dict[str, float]()
-    for node in graph.nodes:
-        if node.op == "Conv":
-            links.add_node(node.outputs[0])
-        elif linked := _linked(node):
-            nx.add_path(links, linked)
-            if node.op == "Clip":
-                bounds[node.outputs[0].name] = float(node.inputs[2].values)
-    found: dict[str, Group] = {}
+    found: dict[str, Bounded] = {}
     left = smoothable(graph)
-    own = {id(node) for node in graph.nodes}
-    order = {id(node): index for index, node in enumerate(graph.nodes)}
-    for members in nx.connected_components(links):
-        group = _group(members, bounds, own)
-        if group is not None and not members & returned:
-            group.makers.sort(key=lambda node: order[id(node)])
-            group.tensors.sort(key=lambda tensor: tensor.name)
-            key = group.makers[0].inputs[1].name
-            if key not in found and not all(node.inputs[0] in left for node in group.readers):
-                found[key] = group
+    for group in joined_groups(graph, _linked):
+        makers = ((tensor.name, ir.producer(tensor)) for tensor in group.tensors)
+        bounds = {name: float(node.inputs[2].values) for name, node in makers if node is not None and node.op == "Clip"}
+        key = group.makers[0].inputs[1].name
+        if key not in found and not all(node.inputs[0] in left for node in group.readers):
+            found[key] = Bounded(group.tensors, group.makers, group.readers, bounds)
     return found
 
 
@@ -156,39 +136,7 @@ def _linked(node: ir.Node) -> list[ir.Tensor]:
     return []
 
 
-def _group(members: Iterable[ir.Tensor], bounds: Mapping[str, float], own: set[int]) -> Group | None:
-    """The group of linked tensors; None where something else makes or reads one of them."""
-    group = Group()
-    for tensor in members:
-        node = ir.producer(tensor)
-        if node is None or ir.is_constant(tensor):
-            return None
-        group.tensors.append(tensor)
-        if node.op == "Conv":
-            if not all(ir.is_constant(t) or not t.name for t in node.inputs[1:]):
-                return None
-            group.makers.append(node)
-        if tensor.name in bounds:
-            group.bounds[tensor.name] = bounds[tensor.name]
-        for reader in tensor.outputs:
-            if id(reader) not in own:
-                return None
-            if reader.op == "Conv":
-                if [index for index, one in enumerate(reader.inputs) if one is tensor] != [0]:
-                    return None
-                group.readers.append(reader)
-            elif not _linked(reader):
-                return None
-    weights = [node.inputs[1] for node in (*group.makers, *group.readers)]
-    if not group.makers or not group.readers or not all(ir.is_constant(weight) for weight in weights):
-        return None
-    sound = all(weight.values.dtype == np.float32 for weight in weights)
-    alike = {node.inputs[1].values.shape[0] for node in group.makers} | {channels_of(node) for node in group.readers}
-    apart = all(is_depthwise(node) or node.attrs.get("group", 1) == 1 for node in group.readers)
-    return group if sound and apart and len(alike) == 1 else None
-
-
-def best_factor(group: Group, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+def best_factor(group: Bounded, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
     """(f, float32 ``[C]``, gain in dB) of the strength with the least noise, summed over the tensors."""
     reach = np.max([one.reach for one in rows.values()], axis=0).astype(np.float64)
     if not reach.max() > 0.0:
@@ -212,7 +160,7 @@ def best_factor(group: Group, rows: Mapping[str, Rows], symmetric: bool) -> tupl
     return best, float(10.0 * np.log10(plain / least)) if least > 0.0 else 0.0
 
 
-def _bounded(factor: np.ndarray, group: Group, rows: Mapping[str, Rows], reach: np.ndarray) -> np.ndarray:
+def _bounded(factor: np.ndarray, group: Bounded, rows: Mapping[str, Rows], reach: np.ndarray) -> np.ndarray:
     """The factor at a scale where the tensor reaches as far as it did, or within what the Clips allow."""
     most = np.full(len(factor), MOST_RAISED)
     for name, bound in group.bounds.items():

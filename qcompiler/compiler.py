@@ -304,7 +304,9 @@ class Compilation:
             if statistics is None:
                 feeds = self.samples().good() if skip_bad else self.samples()
                 wanted = smooth.wanted(self.graph, ctx.plan)
-                rows = calibrate.sample_rows(self.graph, wanted, feeds, skip_bad=skip_bad)
+                rows = calibrate.sample_rows(
+                    self.graph, wanted, feeds, most=smooth.rows, samples=smooth.samples, skip_bad=skip_bad
+                )
                 ctx = replace(ctx, rows=rows)
             with one_thread_each():
                 ctx = self._run([smooth], self.graph, ctx)

@@ -86,7 +86,11 @@ class Pass:
 
 class RowsPass(Pass):
     """A pass that decides on some rows of activations, which ``ctx.rows`` holds: it runs after the first placement and
-    leaves what it decided in ``plan.smoothing``. Given a plan that has it and no rows, it repeats it."""
+    leaves what it decided in ``plan.smoothing``. Given a plan that has it and no rows, it repeats it. ``rows``: of each
+    tensor, at most, from so many ``samples``."""
+
+    rows: ClassVar[int] = 128
+    samples: ClassVar[int] = 16
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
         """Names of the tensors it wants rows of, each with the axis that a row runs along."""

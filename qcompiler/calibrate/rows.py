@@ -12,9 +12,9 @@ from qcompiler.errors import ModelError
 from qcompiler.runtime import Feed, run, session
 
 ROWS = 128
-"""Rows kept of each tensor."""
+"""Rows kept of each tensor, where nobody asks for more."""
 SAMPLES = 16
-"""Samples they are taken from."""
+"""Samples they are taken from, where nobody asks for more."""
 LARGEST = 1e12
 """Magnitude of values up to which the square of a product's error is certain to be a float32."""
 
@@ -29,11 +29,17 @@ class Rows:
 
 
 def sample_rows(
-    graph: ir.Graph, tensors: Mapping[str, int], feeds: Iterable[Feed], *, skip_bad: bool = False
+    graph: ir.Graph,
+    tensors: Mapping[str, int],
+    feeds: Iterable[Feed],
+    *,
+    most: int = ROWS,
+    samples: int = SAMPLES,
+    skip_bad: bool = False,
 ) -> dict[str, Rows]:
-    """At most ``ROWS`` rows of each tensor of the outermost graph, given with the axis that its rows run along, evenly
-    spaced over each of ``SAMPLES`` samples. Rows that are not ``usable`` are left out, with ``skip_bad`` samples on
-    which the model fails as well."""
+    """At ``most`` so many rows of each tensor of the outermost graph, given with the axis that its rows run along,
+    evenly spaced over each of so many ``samples``. Rows that are not ``usable`` are left out, with ``skip_bad`` samples
+    on which the model fails as well."""
     if not tensors:
         return {}
     probed = ir.clone(graph)
@@ -56,14 +62,14 @@ def sample_rows(
                 rows = rows[usable(rows, axis=1)]
                 if not len(rows):
                     continue
-                step = max(1, len(rows) * SAMPLES // ROWS)
+                step = max(1, len(rows) * samples // most)
                 kept[name].append(rows[index % step :: step].copy())
                 farthest = np.abs(rows).max(axis=0)
                 reach[name] = np.maximum(reach[name], farthest) if name in reach else farthest
             index += 1
-            if index == SAMPLES:
+            if index == samples:
                 break
-    return {name: Rows(np.concatenate(parts)[:ROWS], reach[name]) for name, parts in kept.items() if parts}
+    return {name: Rows(np.concatenate(parts)[:most], reach[name]) for name, parts in kept.items() if parts}
 
 
 def usable(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:

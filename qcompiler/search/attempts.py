@@ -6,9 +6,11 @@ corrected; others of them tell how far the outputs then are from those of the gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from qcompiler import calibrate, ir
 from qcompiler.data import open_samples
@@ -38,7 +40,9 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
     if not wanted or not points or len(feeds) < 3:
         return ctx
     compilation.graph = ir.clone(before)
-    rows = calibrate.sample_rows(compilation.graph, wanted, feeds, skip_bad=skip_bad)
+    rows = calibrate.sample_rows(
+        compilation.graph, wanted, feeds, most=one.rows, samples=one.samples, skip_bad=skip_bad
+    )
     with one_thread_each():
         found = compilation._run([one], compilation.graph, replace(ctx, rows=rows))
     assert found.plan is not None
@@ -47,15 +51,13 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
         return ctx
     found, after = compilation.placed(replace(found, rows=None)), compilation.graph
     names, fitted, judged = list(points), feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
-    with session(with_outputs(before, names)) as plain:
-        expected = list(side_by_side(lambda feed: run(plain, feed, names), judged))
+    expected = list(_outputs(before, names, judged))
     told = []
     for graph, context in ((before, ctx), (after, found)):
         compilation.graph = graph
         compared = numbers.Comparison(names)
-        with session(with_outputs(_rounded(compilation, context, fitted), names)) as coded:
-            for values, actual in zip(expected, side_by_side(lambda feed: run(coded, feed, names), judged)):
-                compared.add(values, actual)
+        for values, actual in zip(expected, _outputs(_rounded(compilation, context, fitted), names, judged)):
+            compared.add(values, actual)
         told.append(overall([error.sqnr + points[error.name] for error in compared.errors()]))
     gain = told[1] - told[0]
     reason = f"{told[1]:.1f} dB, and {told[0]:.1f} without, on {len(judged)} samples"
@@ -69,9 +71,12 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
 def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) -> ir.Graph:
     """The compilation's graph in codes, with ranges from these samples and corrected biases."""
     assert ctx.plan is not None
-    counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan), scheduler=calibrate.Threads())
+    counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan))
     statistics = counted.run(open_samples(feeds, compilation.source.inputs))
-    observer = compilation.observer
-    plan = compilation.best_solved(replace(ctx, statistics=statistics))
-    compilation.observer = observer
-    return compilation.rounded(compilation.corrected(plan))
+    return compilation.rounded(compilation.corrected(compilation.solved(replace(ctx, statistics=statistics))))
+
+
+def _outputs(graph: ir.Graph, names: Sequence[str], feeds: Sequence[Feed]) -> Iterator[list[np.ndarray]]:
+    """What the graph makes of each feed at these points."""
+    with session(with_outputs(graph, names)) as model:
+        yield from side_by_side(lambda feed: run(model, feed, names), feeds)

@@ -1,0 +1,173 @@
+"""Mixes the channels between convolutions so that rounding makes the least noise, by way of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.errors import PassError
+from qcompiler.passes._channel_groups import Group, joined_groups
+from qcompiler.passes._smoothing import rounded_rows
+from qcompiler.passes.smooth_conv import is_depthwise, taps_of
+from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
+from qcompiler.plan import Plan
+
+ROTATIONS = 4
+"""How many random ones are tried."""
+LEAST_POWER = 1e-2
+"""Power, beside the channels' mean, that any direction is taken to have: samples never show all."""
+FEWEST_ROWS = 2
+"""Rows a channel that the transform is fitted on; with fewer, smaller powers are not told from none."""
+
+
+@dataclass(frozen=True)
+class MixChannels(RowsPass):
+    """What convolutions make, ``x``, becomes ``A · x``, and what reads it multiplies by ``A⁻¹``: with nothing but sums
+    in between, any invertible A can go into the weights on both sides. It costs nothing. QuaRot (Ashkboos et al.
+    2024) and SpinQuant (Liu et al. 2024) take rotations; this is the transform of least noise.
+
+    1. Between them may be nothing, or Add of such tensors: everything that a residual connection joins is mixed
+       alike. Not Relu or Clip, which look at each channel, nor convolutions of each channel alone.
+    2. Rounding ``A · x`` with one step makes noise of about equal power in all channels, as large as the widest
+       channel asks for. With S the second moments of x and G those of the weights that read it, and the channels of
+       A · x scaled to unit power, its sum at the outputs is tr(A⁻ᵀ G A⁻¹). By Cauchy and Schwarz that is at least
+       (tr M^½)² / C with M = S^½ G S^½, which A = Q M^¼ S^-½ attains, for a rotation Q that makes all channels
+       equally strong. A random one does so nearly; the best of a few is taken.
+    3. Only where it saves ``least_gain`` dB of noise on rows that it was not fitted on.
+    4. A plan that has transforms already is applied as it is. They stand at the name of the first weight that they go
+       into.
+    """
+
+    name: ClassVar[str] = "mix-channels"
+    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
+    rows: ClassVar[int] = 4096
+    samples: ClassVar[int] = 48
+    least_gain: float = 1.0
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
+        return {
+            name: 1
+            for group in groups_of(graph).values()
+            if all(node.name in plan.intended for node in (*group.makers, *group.readers))
+            for name in group.rounded(plan)
+        }
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        plan = ctx.plan or Plan()
+        symmetric = ctx.target is not None and ctx.target.activation.symmetric
+        transforms, diagnostics = {}, []
+        for key, group in groups_of(graph).items():
+            transform = plan.smoothing.get(key)
+            values = {name: ctx.rows[name].values for name in group.rounded(plan) if ctx.rows and name in ctx.rows}
+            if transform is None and values and len(values) == len(group.rounded(plan)):
+                found, gain = best_transform(group, values, symmetric)
+                if gain >= self.least_gain:
+                    transform = found
+                    diagnostics.append(Diagnostic(key, f"channels mixed, {gain:.1f} dB less noise expected"))
+            if transform is not None:
+                if transform.shape != (group.channels, group.channels):
+                    raise PassError(
+                        "the plan or the statistics are of another model",
+                        why=f"'{key}' has {group.channels} channels here, not {len(transform)}",
+                        fix="make them anew for this model",
+                    )
+                multiply(group, transform, ir.Namer(graph))
+                transforms[key] = transform
+        return PassResult(
+            len(transforms), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **transforms})
+        )
+
+
+def groups_of(graph: ir.Graph) -> dict[str, Group]:
+    """By the name of the first weight that the transform goes into."""
+    found: dict[str, Group] = {}
+    for group in joined_groups(graph, _sum):
+        whole = not any(is_depthwise(node) for node in group.readers)
+        if whole and all(node.attrs.get("group", 1) == 1 for node in group.makers):
+            found.setdefault(group.makers[0].inputs[1].name, group)
+    return found
+
+
+def _sum(node: ir.Node) -> list[ir.Tensor]:
+    if node.op != "Add" or node.domain or any(ir.is_constant(tensor) for tensor in node.inputs):
+        return []
+    shapes = [tensor.shape for tensor in (*node.inputs, *node.outputs)]
+    alike = all(shape is not None and len(shape) > 2 and shape[1:] == shapes[0][1:] for shape in shapes)
+    return [*node.inputs, *node.outputs] if alike else []
+
+
+def best_transform(group: Group, values: Mapping[str, np.ndarray], symmetric: bool) -> tuple[np.ndarray, float]:
+    """(A, float32 ``[C, C]``, gain in dB): ``values``: rows ``[rows, C]`` of the tensors that are rounded."""
+    channels = group.channels
+    fitted = {name: rows[::2].astype(np.float64) for name, rows in values.items()}
+    judged = {name: rows[1::2].astype(np.float64) for name, rows in values.items()}
+    if any(len(rows) < FEWEST_ROWS * channels for rows in fitted.values()):
+        return np.eye(channels, dtype=np.float32), 0.0
+    # Each tensor and each reader counts alike, whatever the scale of its numbers.
+    moments = sum(_relative(rows.T @ rows / len(rows)) for rows in fitted.values())
+    assert isinstance(moments, np.ndarray)
+    gram = np.zeros_like(moments)
+    for node in group.readers:
+        taps = taps_of(node).astype(np.float64)
+        one = taps @ taps.T
+        gram += one / max(np.trace(one @ moments), 1e-30)
+    moments = _relative(moments) + LEAST_POWER * np.eye(channels)
+    root = _power(moments, 0.5)
+    least = _power(root @ gram @ root, 0.25) @ np.linalg.inv(root)
+    plain = best = _noise(np.eye(channels), gram, judged, symmetric)
+    transform = np.eye(channels)
+    for seed in range(ROTATIONS):
+        rotation, signs = np.linalg.qr(np.random.default_rng(seed).standard_normal((channels, channels)))
+        one = rotation * np.sign(np.diag(signs)) @ least
+        noise = _noise(one, gram, judged, symmetric)
+        if noise < best:
+            best, transform = noise, one
+    gain = float(10.0 * np.log10(plain / best)) if best > 0.0 else 0.0
+    return (transform / np.sqrt(np.mean(transform**2) * channels)).astype(np.float32), gain
+
+
+def _relative(moments: np.ndarray) -> np.ndarray:
+    """At a scale where the channels' mean power is one."""
+    return np.asarray(moments / max(np.trace(moments) / len(moments), 1e-30))
+
+
+def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """Of a symmetric matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    powers = np.maximum(values, values.max() * 1e-9) ** exponent
+    return np.asarray(vectors * powers @ vectors.T)
+
+
+def _noise(transform: np.ndarray, gram: np.ndarray, values: Mapping[str, np.ndarray], symmetric: bool) -> float:
+    """At what the readers make, summed over the tensors, each rounded with a step of its own."""
+    back = np.linalg.inv(transform)
+    weighted = back.T @ gram @ back
+    total = 0.0
+    for rows in values.values():
+        mixed = rows @ transform.T
+        error = rounded_rows(mixed, float(np.abs(mixed).max()), symmetric) - mixed
+        total += float(np.einsum("ri,ij,rj->", error, weighted, error, optimize=True)) / len(rows)
+    return total
+
+
+def multiply(group: Group, transform: np.ndarray, namer: ir.Namer) -> None:
+    """Edits the weights."""
+    forth = transform.astype(np.float64)
+    back = np.linalg.inv(forth)
+
+    def constant(old: ir.Tensor, values: np.ndarray) -> ir.Constant:
+        return ir.Constant(namer(f"{old.name}_mixed"), values.astype(np.float32))
+
+    for node in group.makers:
+        for index in (1, 2):
+            if index < len(node.inputs) and node.inputs[index].name:
+                old = node.inputs[index]
+                node.inputs[index] = constant(old, np.tensordot(forth, old.values.astype(np.float64), 1))
+    for node in group.readers:
+        old = node.inputs[1]
+        turned = np.tensordot(old.values.astype(np.float64), back, (1, 0))
+        node.inputs[1] = constant(old, np.moveaxis(turned, -1, 1))

@@ -1,0 +1,121 @@
+"""Channels between convolutions are mixed so that rounding makes the least noise, by way of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pass_helpers import feed, outputs, program
+from planned import TARGET, weights
+
+import qcompiler
+from qcompiler import ir
+from qcompiler.calibrate import sample_rows
+from qcompiler.errors import PassError
+from qcompiler.passes.mix_channels import MixChannels, best_transform, groups_of
+from qcompiler.passes.place import Place
+from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.plan import Plan
+
+CHAIN = """(float[N,4,16,16] x) => (float[N,4,16,16] y) {
+    a = Conv(x, w, b) y = Conv<pads = [1,1,1,1]>(a, u)
+}"""
+RESIDUAL = """(float[N,4,16,16] x) => (float[N,4,16,16] y) {
+    a = Conv(x, w, b) d = Conv(a, m) s = Add(a, d) y = Conv<pads = [1,1,1,1]>(s, u)
+}"""
+
+
+def correlated() -> dict[str, np.ndarray]:
+    """What eight channels hold is of four kinds, one of which reaches farthest in all of them and is hardly read."""
+    made = weights(w=(8, 4, 1, 1), b=(8,), m=(8, 8, 1, 1), u=(4, 8, 3, 3))
+    generator = np.random.default_rng(5)
+    loud = generator.standard_normal(8).astype(np.float32)
+    made["w"] = 0.02 * made["w"]
+    made["w"][:, 0, 0, 0] += loud
+    made["b"] *= 0.02
+    made["m"] *= 0.02
+    along = loud / np.linalg.norm(loud)
+    made["u"] = made["u"] - np.einsum("oixy,i,j->ojxy", made["u"], along, along)
+    return {name: values.astype(np.float32) for name, values in made.items()}
+
+
+def mixed(graph: ir.Graph, plan: Plan | None = None) -> tuple[ir.Graph, Plan]:
+    result, one = ir.clone(graph), MixChannels()
+    ir.infer_shapes(result)
+    if plan is None:
+        plan = Pipeline([Place()]).run(result, PassContext(TARGET, Plan())).plan
+        assert plan is not None
+        feeds = [feed(graph, seed) for seed in range(16)]
+        rows = sample_rows(result, one.wanted(result, plan), feeds, most=one.rows, samples=16)
+        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan, rows=rows))
+    else:
+        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan))
+    assert ctx.plan is not None
+    return result, ctx.plan
+
+
+@pytest.mark.parametrize("text", [CHAIN, RESIDUAL])
+def test_channels_are_mixed_and_what_is_computed_stays(text: str) -> None:
+    graph = program(text, correlated())
+    after, plan = mixed(graph)
+    transform = plan.smoothing["w"]
+    assert transform.shape == (8, 8) and np.abs(transform - np.diag(np.diag(transform))).max() > 0.1
+    for seed in range(4):
+        values = feed(graph, seed)
+        np.testing.assert_allclose(outputs(after, values)["y"], outputs(graph, values)["y"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", [CHAIN, RESIDUAL])
+def test_it_saves_noise_in_the_compiled_model(text: str) -> None:
+    graph = program(text, correlated())
+    feeds = [feed(graph, seed) for seed in range(48)]
+
+    def decibels(*passes: str) -> float:
+        options = qcompiler.Options(timing=False, passes=("-equalize-channels", *passes))
+        return qcompiler.compile(graph, feeds, options=options).report.sqnr
+
+    assert decibels() > decibels("-mix-channels") + 3.0
+
+
+def test_a_plan_repeats_it() -> None:
+    graph = program(RESIDUAL, correlated())
+    once, plan = mixed(graph)
+    again, repeated = mixed(graph, Plan.from_json(plan.to_json()))
+    np.testing.assert_array_equal(repeated.smoothing["w"], plan.smoothing["w"])
+    values = feed(graph)
+    np.testing.assert_array_equal(outputs(again, values)["y"], outputs(once, values)["y"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHAIN.replace("y = Conv<pads = [1,1,1,1]>(a, u)", "h = Relu(a) y = Conv<pads = [1,1,1,1]>(h, u)"),
+        "(float[N,4,16,16] x) => (float[N,8,16,16] y) { a = Conv(x, w, b) y = Conv<group = 8>(a, v) }",
+        CHAIN.replace("=> (float[N,4,16,16] y)", "=> (float[N,4,16,16] y, float[N,8,16,16] a)"),
+        "(float[N,4,16,16] x, float[N,8,16,16] z) => (float[N,4,16,16] y) {"
+        " a = Conv(x, w, b) s = Add(a, z) y = Conv(s, t) }",
+    ],
+    ids=["each channel is looked at", "each channel is convolved alone", "it is an output", "of what is not made here"],
+)  # fmt: skip
+def test_refused(text: str) -> None:
+    graph = program(text, {**correlated(), **weights(v=(8, 1, 1, 1), t=(4, 8, 1, 1))})
+    ir.infer_shapes(graph)
+    assert not groups_of(graph)
+
+
+def test_too_few_rows_tell_nothing() -> None:
+    graph = program(CHAIN, correlated())
+    ir.infer_shapes(graph)
+    (group,) = groups_of(graph).values()
+    rows = np.random.default_rng(0).standard_normal((24, 8)).astype(np.float32)
+    transform, gain = best_transform(group, {"a": rows}, symmetric=False)
+    assert gain == 0.0 and np.array_equal(transform, np.eye(8))
+
+
+def test_of_another_model() -> None:
+    graph = program(CHAIN, correlated())
+    _, plan = mixed(graph)
+    foreign = replace(plan, smoothing={"w": plan.smoothing["w"][:4, :4]})
+    with pytest.raises(PassError, match=r"of another model.*'w' has 8 channels here, not 4"):
+        mixed(graph, foreign)
