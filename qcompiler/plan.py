@@ -85,9 +85,10 @@ class Plan:
     been quantized and stay in float, with the reason; ``dynamic``: products whose activation is quantized as they run,
     each row by itself, where that can be; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
     multiplied and the weights that read them divided, or ``[K, K]``, a transform of them; ``ranges``: (low, high) of
-    tensors for which measuring found a better one than the observer; ``rounding``: int8, of a weight's shape, by how much its codes of 8 bits differ from
-    those of rounding to nearest; ``four_bit_rounding``: the same of codes of four bits; ``shifts``: float32, of a
-    bias's shape, what is added to it where its node works on codes; ``decisions``: what asking the target led to."""
+    tensors for which measuring found a better one than the observer; ``rounding``: int8, of a weight's shape, by how
+    much its codes of 8 bits differ from those of rounding to nearest; ``four_bit_rounding``: the same of codes of four
+    bits; ``shifts``: float32, of a bias's shape, what is added to it where its node works on codes; ``decisions``: what
+    asking the target led to."""
 
     target: str = ""
     precision: str = ""
