@@ -29,15 +29,21 @@ def mean_shifts(
     if not names:
         return {}
     means, shifts = ([f"{what}_{index}" for index in range(len(names))] for what in (_MEAN, _SHIFT))
-    with session(_with_means(plain, names, ranks)) as model:
-        wanted = list(side_by_side(lambda feed: run(model, feed, means), feeds))
-    with session(_with_shifts(coded, names, ranks), optimize=optimize) as model:
-        given = [{**feed, **dict(zip(means, values))} for feed, values in zip(feeds, wanted)]
-        found = list(side_by_side(lambda feed: run(model, feed, shifts), given))
+    wanted = _outputs(_with_means(plain, names, ranks), means, feeds)
+    given = [{**feed, **dict(zip(means, values))} for feed, values in zip(feeds, wanted)]
+    found = _outputs(_with_shifts(coded, names, ranks), shifts, given, optimize)
     return {
         name: np.stack([values[index].mean(axis=0).reshape(-1) for values in found])
         for index, name in enumerate(names)
     }
+
+
+def _outputs(
+    graph: ir.Graph, names: Sequence[str], feeds: Sequence[Feed], optimize: str = "all"
+) -> list[list[np.ndarray]]:
+    """The named outputs for each feed; means are taken promptly, so that what they are of need not be kept."""
+    with session(graph, optimize=optimize, prompt=True) as model:
+        return list(side_by_side(lambda feed: run(model, feed, names), feeds))
 
 
 def _with_means(graph: ir.Graph, names: Sequence[str], ranks: Mapping[str, int]) -> ir.Graph:
