@@ -127,6 +127,13 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
       QCOMPILER_UNROLL
       for (int v = 0; v < kVectors; ++v) totals[r][v] = V::zero();
     }
+    // So that results need not wait for their memory, nor for its page: with many columns each row has pages of its own.
+    QCOMPILER_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const float* row = out + static_cast<std::size_t>(r) * stride + first;
+      QCOMPILER_UNROLL
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(row + v * V::kLanes, 1, 3);
+    }
     const std::uint8_t* block = panel;
     const std::uint8_t* rows = packed;
     for (std::size_t b = 0; b < matrix.blocks; ++b) {
