@@ -34,15 +34,8 @@ class CorrectBias(ShiftsPass):
     least_gain: float = 0.1
 
     def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
-        for node in graph.nodes:
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-            if node.op not in ("Conv", "Gemm") or node.domain or node.name not in plan.intended or bias is None:
-                continue
-            alone = ir.is_constant(bias) and len(bias.outputs) == 1 and bias.values.dtype == np.float32
-            if alone and bias.values.ndim == 1 and node.attrs.get("beta", 1.0) == 1.0:
-                found[bias.name] = node.outputs[0].name, node.inputs[1].values.ndim
-        return found
+        nodes = correctable(graph, plan)
+        return {name: (node.outputs[0].name, node.inputs[1].values.ndim) for name, node in nodes.items()}
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None:
@@ -60,6 +53,19 @@ class CorrectBias(ShiftsPass):
                 shifts[name] = likely_mean(rows)
                 diagnostics.append(Diagnostic(name, f"corrected: {100 * (1 - after / before):.0f} % of a shift goes"))
         return PassResult(len(shifts), tuple(diagnostics), replace(ctx.plan, shifts=shifts))
+
+
+def correctable(graph: ir.Graph, plan: Plan) -> dict[str, ir.Node]:
+    """Biases by name, each with the one node of the outermost graph that reads it."""
+    found: dict[str, ir.Node] = {}
+    for node in graph.nodes:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if node.op not in ("Conv", "Gemm") or node.domain or node.name not in plan.intended or bias is None:
+            continue
+        alone = ir.is_constant(bias) and len(bias.outputs) == 1 and bias.values.dtype == np.float32
+        if alone and bias.values.ndim == 1 and node.attrs.get("beta", 1.0) == 1.0:
+            found[bias.name] = node
+    return found
 
 
 def likely_mean(rows: np.ndarray) -> np.ndarray:

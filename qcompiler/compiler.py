@@ -324,6 +324,10 @@ class Compilation:
     def corrected(self, plan: Plan) -> Plan:
         """The solved plan with biases corrected for what rounding does to means, as the samples show it."""
         for one in (registry.parse(text) for text in self.pipeline.get("correct", ())):
+            if self.data is not None and isinstance(one, RowsPass):
+                wanted_rows = one.wanted(self.graph, plan)
+                rows = calibrate.sample_rows(self.graph, wanted_rows, self.samples(), most=one.rows)
+                plan = self._run([one], self.graph, PassContext(self.target, plan, rows=rows)).plan or plan
             if self.data is not None and isinstance(one, ShiftsPass):
                 wanted = one.wanted(self.graph, plan)
                 coded = self.rounded(replace(plan, shifts={}))

@@ -86,8 +86,8 @@ class Pass:
 
 class RowsPass(Pass):
     """A pass that decides on some rows of activations, which ``ctx.rows`` holds: it runs after the first placement and
-    leaves what it decided in ``plan.smoothing``. Given a plan that has it and no rows, it repeats it. ``rows``: of each
-    tensor, at most, from so many ``samples``."""
+    leaves what it decided in ``plan.smoothing``, or on a solved plan, where it corrects biases, in ``plan.shifts``.
+    Given a plan that has it and no rows, it repeats it. ``rows``: of each tensor, at most, from so many ``samples``."""
 
     rows: ClassVar[int] = 128
     samples: ClassVar[int] = 16
