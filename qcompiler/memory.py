@@ -40,19 +40,35 @@ def available_bytes() -> int:
     return max(1, min(available, limit - _status("VmData")))
 
 
+KEPT_BYTES = 131072
+
+
+def keep_little() -> None:
+    """From now on what is freed goes back to the system at once where it is ``KEPT_BYTES`` or more (glibc). By itself
+    the C library keeps more and more: pieces of what is gone lie between what is still used. It costs time where arrays
+    come and go, so it is for work that is to stay small."""
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
+        for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(option, KEPT_BYTES)
+
+
 def give_back() -> None:
     """Returns what was freed to the system, where the C library has a call for it (glibc). Left to itself it keeps most
     of that: what the next stage needs then comes on top."""
-    trim = _trim()
+    trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
+def _glibc(name: str) -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
         return None
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    return getattr(ctypes.CDLL(None), name, None)  # musl has none of these
 
 
 def _status(field: str, place: str = "/proc/self/status") -> int:

@@ -79,7 +79,9 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
     shared.check_outputs([output, str(checkpoint)], (model, given["data"], given["smoothing"]))
 
     from qcompiler.calibrate import Calibration, Shard, Statistics, scheduler
+    from qcompiler.memory import keep_little
 
+    keep_little()
     earlier = Statistics.load(given["smoothing"]) if given["smoothing"] else None
     with compiling.compilation(model, given) as (job, _):
         shared.check_outputs([output, str(checkpoint)], job.source.sources)

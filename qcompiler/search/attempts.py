@@ -6,11 +6,9 @@ corrected; others of them tell how far the outputs then are from those of the gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from qcompiler import calibrate, ir
 from qcompiler.data import open_samples
@@ -51,14 +49,11 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
         return ctx
     found, after = compilation.placed(replace(found, rows=None)), compilation.graph
     names, fitted, judged = list(points), feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
-    expected = list(_outputs(before, names, judged))
     told = []
     for graph, context in ((before, ctx), (after, found)):
         compilation.graph = graph
-        compared = numbers.Comparison(names)
-        for values, actual in zip(expected, _outputs(_rounded(compilation, context, fitted), names, judged)):
-            compared.add(values, actual)
-        told.append(overall([error.sqnr + points[error.name] for error in compared.errors()]))
+        errors = _errors(before, _rounded(compilation, context, fitted), names, judged)
+        told.append(overall([error.sqnr + points[error.name] for error in errors]))
     gain = told[1] - told[0]
     reason = f"{told[1]:.1f} dB, and {told[0]:.1f} without, on {len(judged)} samples"
     if gain < LEAST_GAIN:
@@ -76,7 +71,12 @@ def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) 
     return compilation.rounded(compilation.corrected(compilation.solved(replace(ctx, statistics=statistics))))
 
 
-def _outputs(graph: ir.Graph, names: Sequence[str], feeds: Sequence[Feed]) -> Iterator[list[np.ndarray]]:
-    """What the graph makes of each feed at these points."""
-    with session(with_outputs(graph, names)) as model:
-        yield from side_by_side(lambda feed: run(model, feed, names), feeds)
+def _errors(
+    plain: ir.Graph, coded: ir.Graph, names: Sequence[str], feeds: Sequence[Feed]
+) -> list[numbers.OutputError]:
+    """Of the coded graph at these points. Outputs are not kept: the plain graph runs again for each coded one."""
+    found = numbers.Comparison(names)
+    with session(with_outputs(plain, names)) as one, session(with_outputs(coded, names)) as other:
+        for wanted, actual in side_by_side(lambda feed: (run(one, feed, names), run(other, feed, names)), feeds):
+            found.add(wanted, actual)
+    return found.errors()
