@@ -54,7 +54,7 @@ class FuseNBits(Pass):
                 why = f"its {first.matrix.depth} terms are no multiple of any block of MatMulNBits"
                 refused += [Diagnostic(reader.node.name, why, "refused") for reader in group]
                 continue
-            stored = initializers(matrix, namer)
+            stored = initializers(matrix, namer, matrix.scale.dtype)
             for reader in group:
                 if reader.gathers:
                     _gather(reader, matrix, stored, namer)

@@ -119,9 +119,33 @@ def test_operators_compute_the_same(text: str, kind: str, one: Pass) -> None:
     values = feed(graph)
     for name, value in outputs(graph, values).items():
         found = outputs(result, values)[name]
-        exact = "Gather" in text
-        assert found.shape == value.shape
-        assert numerics.sqnr(value, found) > (100.0 if exact else 35.0)  # products round x to 8 bits
+        assert found.shape == value.shape and found.dtype == value.dtype
+        assert numerics.sqnr(value, found) > (65.0 if "Gather" in text else 35.0)  # products round x to 8 bits
+
+
+@NATIVE
+@pytest.mark.parametrize("scale", [6.2e-5, 1.0, 65504.0])
+@pytest.mark.parametrize("text", [PRODUCT, GATHER])
+def test_scales_take_16_bits(text: str, scale: float) -> None:
+    given = constants(text)
+    given["s"][...] = scale
+    result, _ = fused(program(text, given, 21, 10), FuseInt4())
+    assert next(tensor for tensor in result.nodes[0].inputs if "scales" in tensor.name).dtype == np.float16
+    assert ops(result) == (["MatMulInt4"] if text == PRODUCT else ["GatherInt4", "Cast"])
+
+
+@NATIVE
+@pytest.mark.parametrize("scale", [6.0e-5, -6.0e-5, 65505.0])
+@pytest.mark.parametrize("text", [PRODUCT, GATHER])
+def test_scales_that_16_bits_do_not_hold_keep_32(text: str, scale: float) -> None:
+    given = constants(text)
+    given["s"][0, 0] = scale
+    graph = program(text, given, 21, 10)
+    result, _ = fused(graph, FuseInt4())
+    assert next(tensor for tensor in result.nodes[0].inputs if "scales" in tensor.name).dtype == np.float32
+    values = feed(graph)
+    for name, value in outputs(graph, values).items():
+        assert numerics.sqnr(value, outputs(result, values)[name]) > 35.0
 
 
 @NATIVE
