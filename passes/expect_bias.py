@@ -60,6 +60,7 @@ def _weight(node: ir.Node, plan: Plan) -> TensorQuant | None:
 def shift_of(node: ir.Node, plan: Plan, quant: TensorQuant, mean: np.ndarray) -> np.ndarray:
     """By how much the mean of each output channel moves, float32 ``[O]``; ``mean``: of each input channel, ``[C]``."""
     weight = node.inputs[1]
+    assert quant.scale is not None and quant.zero_point is not None
     codes = plan.codes(weight.name, weight.values, quant)
     error = as_rows(node, numerics.dequantize(codes, quant.scale, quant.zero_point, quant.scheme) - weight.values)
     groups, _, length = error.shape
