@@ -12,6 +12,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.errors import PassError
+from qcompiler.passes._edit import operand
 from qcompiler.passes._elementwise import Function, function_of
 from qcompiler.passes._linear import laid_out
 from qcompiler.passes.fold_scale_into_dequantize import scaled
@@ -262,8 +263,8 @@ class _Placement:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
-            if entry.bias is not None and not by_row and entry.bias < len(node.inputs) and node.inputs[entry.bias].name:
-                bias = node.inputs[entry.bias]
+            bias = operand(node, entry.bias) if entry.bias is not None else None
+            if bias is not None and self.activations and not by_row:
                 per_channel = isinstance(scheme.granularity, PerAxis)
                 if ir.is_constant(bias) and bias.values.ndim == 1:
                     granularity = PerAxis(0) if per_channel else PerTensor()

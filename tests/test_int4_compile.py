@@ -77,6 +77,23 @@ def test_a_gemm_that_reads_its_weight_transposed_is_not_dequantized_at_every_cal
         assert "DequantizeLinear" not in fused.optimize(result.graph).histogram()
 
 
+@pytest.mark.parametrize("ops", [NATIVE, "standard"])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_the_bias_of_a_gemm_stays_in_float(turned: int, ops: str) -> None:
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(256, 128)).astype(np.float32), random.normal(size=128).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "W", "b"], ["y"], "product", transB=turned)],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 128])],
+        [numpy_helper.from_array(weight.T if turned else weight, "W"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = compiled(model, ops=ops)
+    assert forms(result) == {"product": FORMS[ops][1]} and result.report.sqnr > 15.0
+
+
 def test_nothing_that_the_runtime_would_dequantize_at_every_call_stays_in_four_bits() -> None:
     result = compiled(language_model(), ops="standard", passes=("-fuse-nbits",))  # the trap is open
     assert "DequantizeLinear" not in fused.optimize(result.graph).histogram()
