@@ -263,10 +263,10 @@ class _Placement:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
-            bias = operand(node, entry.bias) if entry.bias is not None else None
-            if bias is not None and self.activations and not by_row:
+            if entry.bias is not None and self.activations and not by_row:
+                bias = operand(node, entry.bias)
                 per_channel = isinstance(scheme.granularity, PerAxis)
-                if ir.is_constant(bias) and bias.values.ndim == 1:
+                if bias is not None and ir.is_constant(bias) and bias.values.ndim == 1:
                     granularity = PerAxis(0) if per_channel else PerTensor()
                     scheme = replace(self.target.bias, granularity=granularity)
                     yield Site(bias.name, node.name, entry.bias), TensorQuant(scheme)
