@@ -94,6 +94,23 @@ def test_the_bias_of_a_gemm_stays_in_float(turned: int, ops: str) -> None:
     assert forms(result) == {"product": FORMS[ops][1]} and result.report.sqnr > 15.0
 
 
+@pytest.mark.skipif(not native.available(), reason="no native library")
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_weight_takes_what_it_takes_with_float16_scales(kind: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(512, 1024)).astype(helper.tensor_dtype_to_np_dtype(kind))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "W"], ["y"], "product")],
+        "one",
+        [helper.make_tensor_value_info("x", kind, ["n", 512])],
+        [helper.make_tensor_value_info("y", kind, ["n", 1024])],
+        [numpy_helper.from_array(weight, "W")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = compiled(model, ops="native", block="32", rounding="rtn")
+    assert result.report.compiled_bytes < weight.size * (0.5 + 2 / 32) + 2000
+    assert result.model.graph.output[0].type.tensor_type.elem_type == kind
+
+
 def test_nothing_that_the_runtime_would_dequantize_at_every_call_stays_in_four_bits() -> None:
     result = compiled(language_model(), ops="standard", passes=("-fuse-nbits",))  # the trap is open
     assert "DequantizeLinear" not in fused.optimize(result.graph).histogram()
