@@ -26,7 +26,7 @@ ROWS = 128
 """Rows taken from each sample: positions of a convolution, rows of a matrix."""
 HELD_OUT = 4
 """Every so many samples, or rows where there are fewer samples, one is held out."""
-SEGMENTS = 8
+SEGMENTS = 16
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def patches(node: ir.Node, values: np.ndarray, kernel: Sequence[int], rows: int,
         inside = inside & ((at >= 0) & (at < sizes[axis])).reshape(shape)
         index.append(np.clip(at, 0, sizes[axis] - 1).reshape(shape))
     taken = np.moveaxis(values, 1, -1)[tuple(index)]  # [rows, *kernel, channels]
-    taken = np.moveaxis(np.where(inside[..., None], taken, np.float32(0.0)), -1, 1).reshape(len(chosen), groups, -1)
+    taken[np.broadcast_to(~inside, taken.shape[:-1])] = 0.0
+    taken = np.moveaxis(taken, -1, 1).reshape(len(chosen), groups, -1)
     return np.ascontiguousarray(taken.swapaxes(0, 1))
 
 
@@ -180,7 +181,8 @@ def returned(model: ort.InferenceSession, feed: Feed) -> Feed:
 def _rows(node: ir.Node, values: np.ndarray, most: int, index: int) -> np.ndarray:
     kernel = node.inputs[1].values.shape[2:] if node.op == "Conv" else ()
     rows = patches(node, values.astype(np.float32, copy=False), kernel, most, index)
-    return rows[:, usable(rows, axis=(0, 2))]
+    kept = usable(rows, axis=(0, 2))
+    return rows if kept.all() else rows[:, kept]
 
 
 class Sums:

@@ -74,4 +74,5 @@ def sample_rows(
 
 def usable(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """Where all values along the axes are finite and no larger than ``LARGEST``, as bool."""
-    return np.asarray((np.abs(values) <= LARGEST).all(axis=axis))  # NaN compares as false
+    far = values.max(axis=axis, initial=0.0) <= LARGEST  # NaN compares as false
+    return np.asarray(far & (values.min(axis=axis, initial=0.0) >= -LARGEST))
