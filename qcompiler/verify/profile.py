@@ -16,7 +16,8 @@ from qcompiler.runtime import Feed, run, session
 from qcompiler.verify import fused
 
 RUNS = 12
-_HELPERS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+_HELPERS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Pad", "SpaceToDepth"))
+"""Operators that are put before others for their sake, the last two by ``align-channels``."""
 
 
 @dataclass(frozen=True)
