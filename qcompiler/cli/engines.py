@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from qcompiler.cli import options as shared
 from qcompiler.errors import QCompilerError, VerificationError
@@ -181,6 +180,8 @@ def without_codes(graph: ir.Graph, target: Target) -> dict[str, str]:
 
 def precision_of(graph: ir.Graph, target: Target) -> str:
     """The precision whose weights have the codes that most weights of the model have."""
+    import numpy as np
+
     from qcompiler import ir
     from qcompiler.lint.rule import HEAVY, code_type, coded_constant, dequantizer
 

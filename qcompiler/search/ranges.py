@@ -21,6 +21,8 @@ WORTH_A_RANGE = 0.01
 MOST_RANGES = 12
 TRIALS = 6
 """Ranges of a tensor that are measured, about."""
+HELPING = 0.95
+"""Noise that a step leaves, of that of the plan's range, for the next one the same way to be measured."""
 LEAST_GAIN = 0.8
 """Noise that another range leaves, of that before, to be taken."""
 
@@ -51,7 +53,7 @@ def least(noise: Callable[[str], float]) -> tuple[str, float]:
 
     def helps(name: str) -> bool:
         tried[name] = noise(name) / own
-        return tried[name] < 1.0
+        return tried[name] < HELPING
 
     if helps("halfway"):
         helps("far")
