@@ -31,8 +31,9 @@ from qcompiler.search.sensitivity import Switchboard, contributions
 from qcompiler.target import Target
 from qcompiler.verify.profile import Profile
 
-FLOOR = 20.0
-"""Fidelity in dB that is worth any speed short of float's."""
+FLOOR = 21.0
+"""Fidelity in dB that is worth any speed short of float's: 20, and one to spare, for samples that nothing was fitted to
+keep less."""
 ENOUGH = 45.0
 """Fidelity in dB beyond which nothing is traded for more."""
 SHORT = 15.0
