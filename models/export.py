@@ -157,4 +157,5 @@ def main(name: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.remove(str(Path(__file__).parent))  # where models/tokenizers.py would be taken for transformers' own
     main(*sys.argv[1:])

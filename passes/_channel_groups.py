@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Generic, TypeVar
 
 import networkx as nx
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.calibrate import Rows
 from qcompiler.passes.smooth_conv import channels_of, is_depthwise
+from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
 Linked = Callable[[ir.Node], list[ir.Tensor]]
@@ -28,10 +32,79 @@ class Group:
     def channels(self) -> int:
         return int(self.makers[0].inputs[1].values.shape[0])
 
-    def rounded(self, plan: Plan) -> list[str]:
+    def watched(self, plan: Plan) -> list[str]:
         """Names of the tensors that the plan rounds."""
         rounded = {site.tensor for site in plan.sites}
         return [tensor.name for tensor in self.tensors if tensor.name in rounded]
+
+
+One = TypeVar("One", bound=Group)
+
+
+@dataclass(frozen=True)
+class ChannelsPass(RowsPass, Generic[One]):
+    """Changes the channels between convolutions by numbers that rows of them ask for, group by group.
+
+    The numbers stand in ``plan.smoothing`` at ``PASS: TENSOR``, with what the group's first convolution makes. A plan
+    that has them already is applied as it is.
+    """
+
+    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
+    done: ClassVar[str]
+    """What happened to the channels, for the report."""
+
+    @abstractmethod
+    def groups(self, graph: ir.Graph) -> list[One]:
+        """What can be changed, in the graph's order."""
+
+    @abstractmethod
+    def best(self, group: One, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+        """(float32 numbers, gain in dB) for rows of the tensors that are watched."""
+
+    @abstractmethod
+    def least(self, group: One) -> float:
+        """The gain in dB that it takes."""
+
+    @abstractmethod
+    def apply(self, group: One, numbers: np.ndarray, namer: ir.Namer, key: str) -> None:
+        """Edits the constants. Raises PassError, naming ``key``, for numbers that do not fit."""
+
+    def key(self, group: One) -> str:
+        return f"{self.name}: {group.makers[0].outputs[0].name}"
+
+    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
+        return {
+            name: 1
+            for group in self.groups(graph)
+            if all(node.name in plan.intended for node in (*group.makers, *group.readers))
+            for name in group.watched(plan)
+        }
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        plan, seen = ctx.plan or Plan(), ctx.rows or {}
+        symmetric = ctx.target is not None and ctx.target.activation.symmetric
+        found, diagnostics, namer = {}, [], ir.Namer(graph)
+        for group in self.groups(graph):
+            key, watched = self.key(group), group.watched(plan)
+            numbers = plan.smoothing.get(key)
+            if numbers is None and watched and all(name in seen for name in watched):
+                best, gain = self.best(group, {name: seen[name] for name in watched}, symmetric)
+                if gain >= self.least(group):
+                    numbers = best
+                    diagnostics.append(Diagnostic(key, f"{self.done}, {gain:.1f} dB less noise expected"))
+            if numbers is not None:
+                self.apply(group, numbers, namer, key)
+                found[key] = numbers
+        return PassResult(len(found), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **found}))
+
+
+def summed(node: ir.Node) -> list[ir.Tensor]:
+    """What an Add of tensors of one shape joins; nothing of any other node."""
+    if node.op != "Add" or node.domain or any(ir.is_constant(tensor) for tensor in node.inputs):
+        return []
+    shapes = [tensor.shape for tensor in (*node.inputs, *node.outputs)]
+    alike = all(shape is not None and len(shape) > 2 and shape[1:] == shapes[0][1:] for shape in shapes)
+    return [*node.inputs, *node.outputs] if alike else []
 
 
 def joined_groups(graph: ir.Graph, linked: Linked) -> Iterator[Group]:

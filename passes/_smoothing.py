@@ -18,6 +18,8 @@ EXACT_ENOUGH = 10.0**-3.0
 MOST_RAISED = 3.0
 """A channel that hardly moved in the samples is not raised further beside the one that reaches farthest: in others it
 may move."""
+WORST_CONDITION = 1e6
+"""Of a transform: beyond it, nothing of single precision is left after there and back."""
 NEARLY = 10.0**0.15
 """Ratio of noise within which fewer channels apart are as good as more."""
 
@@ -120,11 +122,35 @@ def around_zero(plan: Plan, name: str) -> bool:
     return any(site.tensor == name and quant.scheme.symmetric for site, quant in plan.sites.items())
 
 
-def check_length(factor: np.ndarray, channels: int, name: str) -> None:
-    """Raises PassError when a plan's or a statistics file's factors do not fit the tensor."""
-    if len(factor) != channels:
+def check_numbers(numbers: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    """Raises PassError when what a plan or a statistics file has for ``name`` has another shape, or is not finite."""
+    if numbers.shape != shape:
         raise PassError(
             "the plan or the statistics are of another model",
-            why=f"'{name}' has {channels} channels here, not {len(factor)}",
+            why=f"'{name}' takes {_times(shape)} numbers here, not {_times(numbers.shape)}",
             fix="make them anew for this model",
         )
+    if not np.isfinite(numbers).all():
+        raise _spoiled(name, "are not all finite")
+
+
+def check_factors(factor: np.ndarray, channels: int, name: str, *, zero: bool = False) -> None:
+    """The same for factors, which are positive; ``zero``: or zero."""
+    check_numbers(factor, (channels,), name)
+    if (factor < 0.0).any() or not (zero or factor.all()):
+        raise _spoiled(name, "are not all positive")
+
+
+def check_transform(transform: np.ndarray, channels: int, name: str) -> None:
+    """The same for transforms, which have an inverse."""
+    check_numbers(transform, (channels, channels), name)
+    if np.linalg.cond(transform.astype(np.float64)) > WORST_CONDITION:
+        raise _spoiled(name, "have no inverse, or none that float32 can hold")
+
+
+def _spoiled(name: str, why: str) -> PassError:
+    return PassError(f"the plan's or the statistics' numbers for '{name}' {why}", fix="make them anew for this model")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "single"

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._smoothing import check_length, rounded_rows
+from qcompiler.calibrate import Rows
+from qcompiler.passes._channel_groups import ChannelsPass, Group
+from qcompiler.passes._smoothing import check_numbers, rounded_rows
 from qcompiler.passes.smooth_conv import is_depthwise, smoothable
-from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
-from qcompiler.plan import Plan
 
 DEVIATIONS = 3.0
 """How many standard deviations below its mean a channel is taken to reach."""
 
 
 @dataclass(frozen=True)
-class AbsorbBias(RowsPass):
+class AbsorbBias(ChannelsPass[Group]):
     """Bias absorption (Nagel et al. 2019, section 4.1.3): ``Conv(Relu(a), W) + b`` with a channel of ``a`` that never
     falls below c becomes ``Conv(Relu(a - c), W) + (b + W c)``: the codes need not reach as far. It costs nothing.
 
@@ -27,55 +28,40 @@ class AbsorbBias(RowsPass):
     2. Through Relu c is positive, three standard deviations below the channel's mean as samples show it, and no more
        than the least that they hold. Where nothing looks at the sign, c is the mean.
     3. Only where it saves ``least_gain`` dB of the noise of rounding.
-    4. A plan that has such constants is applied as it is. They stand at the name of the first convolution's bias.
 
     ``mix-channels`` gains more where nothing is in between. This one is in no pipeline; to have it tried:
     ``--passes +absorb-bias@equalize-channels``.
     """
 
     name: ClassVar[str] = "absorb-bias"
-    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
+    done: ClassVar[str] = "absorbed"
     rows: ClassVar[int] = 2048
     least_gain: float = 0.5
 
-    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
-        rounded = {site.tensor for site in plan.sites}
-        return {tensor.name: 1 for tensor, _, _ in places_of(graph).values() if tensor.name in rounded}
+    def groups(self, graph: ir.Graph) -> list[Group]:
+        found: dict[str, Group] = {}
+        for tensor, readers in (*smoothable(graph).items(), *smoothable(graph, depthwise=True).items()):
+            maker = ir.producer(tensor)
+            if maker is not None and maker.op == "Relu" and len(maker.inputs[0].outputs) == 1:
+                maker = ir.producer(maker.inputs[0])
+            if maker is None or maker.op != "Conv" or maker.domain or len(maker.inputs) < 3:
+                continue
+            bias = maker.inputs[2]
+            alone = ir.is_constant(bias) and bias.values.dtype == np.float32 and len(bias.outputs) == 1
+            if alone and all(_takes(reader) for reader in readers):
+                found.setdefault(maker.name, Group([tensor], [maker], readers))
+        return list(found.values())
 
-    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        plan = ctx.plan or Plan()
-        symmetric = ctx.target is not None and ctx.target.activation.symmetric
-        constants, diagnostics, namer = {}, [], ir.Namer(graph)
-        for key, (tensor, maker, readers) in places_of(graph).items():
-            constant = plan.smoothing.get(key)
-            if constant is None and ctx.rows and tensor.name in ctx.rows:
-                found, gain = best_constant(ctx.rows[tensor.name].values, ir.producer(tensor) is maker, symmetric)
-                if gain >= self.least_gain:
-                    constant = found
-                    diagnostics.append(Diagnostic(key, f"absorbed, {gain:.1f} dB less noise expected"))
-            if constant is not None:
-                check_length(constant, len(maker.inputs[2].values), key)
-                absorb(maker, readers, constant, namer)
-                constants[key] = constant
-        return PassResult(
-            len(constants), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **constants})
-        )
+    def best(self, group: Group, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+        (tensor,), (maker,) = group.tensors, group.makers
+        return best_constant(rows[tensor.name].values, ir.producer(tensor) is maker, symmetric)
 
+    def least(self, group: Group) -> float:
+        return self.least_gain
 
-def places_of(graph: ir.Graph) -> dict[str, tuple[ir.Variable, ir.Node, list[ir.Node]]]:
-    """By the name of the maker's bias: what is read, the convolution that makes it, and those that read it."""
-    found: dict[str, tuple[ir.Variable, ir.Node, list[ir.Node]]] = {}
-    for tensor, readers in (*smoothable(graph).items(), *smoothable(graph, depthwise=True).items()):
-        maker = ir.producer(tensor)
-        if maker is not None and maker.op == "Relu" and len(maker.inputs[0].outputs) == 1:
-            maker = ir.producer(maker.inputs[0])
-        if maker is None or maker.op != "Conv" or maker.domain or len(maker.inputs) < 3:
-            continue
-        bias = maker.inputs[2]
-        alone = ir.is_constant(bias) and bias.values.dtype == np.float32 and len(bias.outputs) == 1
-        if alone and all(_takes(reader) for reader in readers):
-            found.setdefault(bias.name, (tensor, maker, readers))
-    return found
+    def apply(self, group: Group, numbers: np.ndarray, namer: ir.Namer, key: str) -> None:
+        check_numbers(numbers, (group.channels,), key)
+        absorb(group.makers[0], group.readers, numbers, namer)
 
 
 def _takes(node: ir.Node) -> bool:

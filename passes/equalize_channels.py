@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from qcompiler import ir
 from qcompiler.calibrate import Rows
-from qcompiler.passes._channel_groups import Group, joined_groups
-from qcompiler.passes._smoothing import STRENGTHS, check_length, inverse, rounded_columns, rounded_rows
+from qcompiler.passes._channel_groups import ChannelsPass, Group, joined_groups, summed
+from qcompiler.passes._smoothing import STRENGTHS, check_factors, inverse, rounded_columns, rounded_rows
 from qcompiler.passes.smooth_conv import is_depthwise, smoothable, taps_of
-from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool")
@@ -22,56 +21,6 @@ FARTHER = 2.0
 """How many times as far as in the samples a channel that never met the bound of a Clip may still reach."""
 MOST_RAISED = 16.0
 """How many times a channel is raised at most, beside the one that reaches farthest."""
-
-
-@dataclass(frozen=True)
-class EqualizeChannels(RowsPass):
-    """Cross-layer equalization (Nagel et al. 2019, section 4.1; Meller et al. 2019 for activations): convolutions
-    that make a tensor have their output channels multiplied by factors, those that read it are divided by them, and
-    all channels of what is between can then be rounded with one step. It costs nothing.
-
-    1. Between them may be Relu, LeakyRelu, pooling, and Add of such tensors: everything that a residual connection
-       joins gets the same factors.
-    2. Through a Clip between zero and a bound, channels are only raised, and so far that what the samples held stays
-       below the bound: what reaches farther than ``FARTHER`` times that is cut off, as other ranges cut it.
-    3. Convolutions that read each channel alone take any factor; of others, whose weights have one scale for all that
-       they read, the strength is searched as ``smooth-matmul`` does.
-    4. Only where it saves ``least_gain`` dB of the noise of rounding, summed over the tensors of a group; with a Clip
-       ``least_gain_of_a_bound``, since other samples may reach farther.
-    5. A plan that has factors already is applied as it is. They stand at the name of the first weight that they go
-       into.
-    """
-
-    name: ClassVar[str] = "equalize-channels"
-    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
-    least_gain: float = 1.0
-    least_gain_of_a_bound: float = 4.0
-
-    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
-        return {
-            name: 1
-            for group in groups_of(graph).values()
-            if all(node.name in plan.intended for node in (*group.makers, *group.readers))
-            for name in group.watched(plan)
-        }
-
-    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        plan = ctx.plan or Plan()
-        symmetric = ctx.target is not None and ctx.target.activation.symmetric
-        factors, diagnostics = {}, []
-        for key, group in groups_of(graph).items():
-            factor = plan.smoothing.get(key)
-            rows = {name: ctx.rows[name] for name in group.watched(plan) if ctx.rows and name in ctx.rows}
-            if factor is None and rows and rows.keys() == set(group.watched(plan)):
-                found, gain = best_factor(group, rows, symmetric)
-                if gain >= (self.least_gain_of_a_bound if group.bounds else self.least_gain):
-                    factor = found
-                    diagnostics.append(Diagnostic(key, f"channels equalized, {gain:.1f} dB less noise expected"))
-            if factor is not None:
-                check_length(factor, group.channels, key)
-                group.multiply(factor, ir.Namer(graph))
-                factors[key] = factor
-        return PassResult(len(factors), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **factors}))
 
 
 @dataclass
@@ -105,18 +54,47 @@ class Bounded(Group):
             node.inputs[1] = constant(old, old.values * inverse(factor).reshape(shape))
 
 
-def groups_of(graph: ir.Graph) -> dict[str, Bounded]:
-    """By the name of the first weight that the factors go into. Groups that convolutions alone read, straight from
-    another one or through Relu, are left to ``smooth-conv``."""
-    found: dict[str, Bounded] = {}
-    left = smoothable(graph)
-    for group in joined_groups(graph, _linked):
-        makers = ((tensor.name, ir.producer(tensor)) for tensor in group.tensors)
-        bounds = {name: float(node.inputs[2].values) for name, node in makers if node is not None and node.op == "Clip"}
-        key = group.makers[0].inputs[1].name
-        if key not in found and not all(node.inputs[0] in left for node in group.readers):
-            found[key] = Bounded(group.tensors, group.makers, group.readers, bounds)
-    return found
+@dataclass(frozen=True)
+class EqualizeChannels(ChannelsPass[Bounded]):
+    """Cross-layer equalization (Nagel et al. 2019, section 4.1; Meller et al. 2019 for activations): convolutions
+    that make a tensor have their output channels multiplied by factors, those that read it are divided by them, and
+    all channels of what is between can then be rounded with one step. It costs nothing.
+
+    1. Between them may be Relu, LeakyRelu, pooling, and Add of such tensors: everything that a residual connection
+       joins gets the same factors.
+    2. Through a Clip between zero and a bound, channels are only raised, and so far that what the samples held stays
+       below the bound: what reaches farther than ``FARTHER`` times that is cut off, as other ranges cut it.
+    3. Convolutions that read each channel alone take any factor; of others, whose weights have one scale for all that
+       they read, the strength is searched as ``smooth-matmul`` does.
+    4. Only where it saves ``least_gain`` dB of the noise of rounding, summed over the tensors of a group; with a Clip
+       ``least_gain_of_a_bound``, since other samples may reach farther.
+    5. Groups that convolutions alone read, straight from another one or through Relu, are left to ``smooth-conv``.
+    """
+
+    name: ClassVar[str] = "equalize-channels"
+    done: ClassVar[str] = "channels equalized"
+    least_gain: float = 1.0
+    least_gain_of_a_bound: float = 4.0
+
+    def groups(self, graph: ir.Graph) -> list[Bounded]:
+        left = smoothable(graph)
+        found = []
+        for group in joined_groups(graph, _linked):
+            makers = ((tensor.name, ir.producer(tensor)) for tensor in group.tensors)
+            bounds = {name: float(node.inputs[2].values) for name, node in makers if node and node.op == "Clip"}
+            if not all(node.inputs[0] in left for node in group.readers):
+                found.append(Bounded(group.tensors, group.makers, group.readers, bounds))
+        return found
+
+    def best(self, group: Bounded, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+        return best_factor(group, rows, symmetric)
+
+    def least(self, group: Bounded) -> float:
+        return self.least_gain_of_a_bound if group.bounds else self.least_gain
+
+    def apply(self, group: Bounded, numbers: np.ndarray, namer: ir.Namer, key: str) -> None:
+        check_factors(numbers, group.channels, key)
+        group.multiply(numbers, namer)
 
 
 def _linked(node: ir.Node) -> list[ir.Tensor]:
@@ -125,15 +103,11 @@ def _linked(node: ir.Node) -> list[ir.Tensor]:
         return []
     if node.op in HOMOGENEOUS and len(node.outputs) == 1:
         return [node.inputs[0], node.outputs[0]]
-    if node.op == "Add" and not any(ir.is_constant(tensor) for tensor in node.inputs):
-        shapes = [tensor.shape for tensor in (*node.inputs, *node.outputs)]
-        if all(shape is not None and len(shape) > 2 and shape[1:] == shapes[0][1:] for shape in shapes):
-            return [*node.inputs, *node.outputs]
     if node.op == "Clip" and len(node.inputs) == 3 and all(ir.is_constant(tensor) for tensor in node.inputs[1:]):
         low, high = (np.asarray(tensor.values) for tensor in node.inputs[1:])
         if low.size == high.size == 1 and low == 0.0 and high > 0.0:
             return [node.inputs[0], node.outputs[0]]
-    return []
+    return summed(node)
 
 
 def best_factor(group: Bounded, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:

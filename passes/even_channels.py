@@ -10,7 +10,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.calibrate import Rows
 from qcompiler.passes._elementwise import Function, function_of
-from qcompiler.passes._smoothing import best_factor, check_length, even_factor
+from qcompiler.passes._smoothing import best_factor, check_factors, even_factor
 from qcompiler.passes.smooth_conv import channels_of, equalizable, is_depthwise, multiply, smoothable, taps_of
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
@@ -49,7 +49,7 @@ class EvenChannels(RowsPass):
                     remark = f"channels evened out, {gain:.1f} dB less noise expected"
                     diagnostics.append(Diagnostic(tensor.name, remark))
             if factor is not None:
-                check_length(factor, channels_of(readers[0]), tensor.name)
+                check_factors(factor, channels_of(readers[0]), tensor.name)
                 multiply(graph, tensor, readers, factor, namer)
                 factors[tensor.name] = factor
         plan = replace(plan, smoothing={**plan.smoothing, **factors})

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.errors import PassError
-from qcompiler.passes._channel_groups import Group, joined_groups
-from qcompiler.passes._smoothing import rounded_rows
+from qcompiler.calibrate import Rows
+from qcompiler.passes._channel_groups import ChannelsPass, Group, joined_groups, summed
+from qcompiler.passes._smoothing import check_transform, rounded_rows
 from qcompiler.passes.smooth_conv import is_depthwise, taps_of
-from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
-from qcompiler.plan import Plan
 
 ROTATIONS = 4
 """How many random ones are tried."""
@@ -25,7 +23,7 @@ FEWEST_ROWS = 2
 
 
 @dataclass(frozen=True)
-class MixChannels(RowsPass):
+class MixChannels(ChannelsPass[Group]):
     """What convolutions make, ``x``, becomes ``A · x``, and what reads it multiplies by ``A⁻¹``: with nothing but sums
     in between, any invertible A can go into the weights on both sides. It costs nothing. QuaRot (Ashkboos et al.
     2024) and SpinQuant (Liu et al. 2024) take rotations; this is the transform of least noise.
@@ -38,66 +36,31 @@ class MixChannels(RowsPass):
        (tr M^½)² / C with M = S^½ G S^½, which A = Q M^¼ S^-½ attains, for a rotation Q that makes all channels
        equally strong. A random one does so nearly; the best of a few is taken.
     3. Only where it saves ``least_gain`` dB of noise on rows that it was not fitted on.
-    4. A plan that has transforms already is applied as it is. They stand at the name of the first weight that they go
-       into.
     """
 
     name: ClassVar[str] = "mix-channels"
-    semantics: ClassVar[Semantics] = Semantics.QUANTIZING
+    done: ClassVar[str] = "channels mixed"
     rows: ClassVar[int] = 4096
     samples: ClassVar[int] = 48
     least_gain: float = 1.0
 
-    def wanted(self, graph: ir.Graph, plan: Plan) -> dict[str, int]:
-        return {
-            name: 1
-            for group in groups_of(graph).values()
-            if all(node.name in plan.intended for node in (*group.makers, *group.readers))
-            for name in group.rounded(plan)
-        }
+    def groups(self, graph: ir.Graph) -> list[Group]:
+        return [
+            group
+            for group in joined_groups(graph, summed)
+            if not any(is_depthwise(node) for node in group.readers)
+            and all(node.attrs.get("group", 1) == 1 for node in group.makers)
+        ]
 
-    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        plan = ctx.plan or Plan()
-        symmetric = ctx.target is not None and ctx.target.activation.symmetric
-        transforms, diagnostics = {}, []
-        for key, group in groups_of(graph).items():
-            transform = plan.smoothing.get(key)
-            values = {name: ctx.rows[name].values for name in group.rounded(plan) if ctx.rows and name in ctx.rows}
-            if transform is None and values and len(values) == len(group.rounded(plan)):
-                found, gain = best_transform(group, values, symmetric)
-                if gain >= self.least_gain:
-                    transform = found
-                    diagnostics.append(Diagnostic(key, f"channels mixed, {gain:.1f} dB less noise expected"))
-            if transform is not None:
-                if transform.shape != (group.channels, group.channels):
-                    raise PassError(
-                        "the plan or the statistics are of another model",
-                        why=f"'{key}' has {group.channels} channels here, not {len(transform)}",
-                        fix="make them anew for this model",
-                    )
-                multiply(group, transform, ir.Namer(graph))
-                transforms[key] = transform
-        return PassResult(
-            len(transforms), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **transforms})
-        )
+    def best(self, group: Group, rows: Mapping[str, Rows], symmetric: bool) -> tuple[np.ndarray, float]:
+        return best_transform(group, {name: one.values for name, one in rows.items()}, symmetric)
 
+    def least(self, group: Group) -> float:
+        return self.least_gain
 
-def groups_of(graph: ir.Graph) -> dict[str, Group]:
-    """By the name of the first weight that the transform goes into."""
-    found: dict[str, Group] = {}
-    for group in joined_groups(graph, _sum):
-        whole = not any(is_depthwise(node) for node in group.readers)
-        if whole and all(node.attrs.get("group", 1) == 1 for node in group.makers):
-            found.setdefault(group.makers[0].inputs[1].name, group)
-    return found
-
-
-def _sum(node: ir.Node) -> list[ir.Tensor]:
-    if node.op != "Add" or node.domain or any(ir.is_constant(tensor) for tensor in node.inputs):
-        return []
-    shapes = [tensor.shape for tensor in (*node.inputs, *node.outputs)]
-    alike = all(shape is not None and len(shape) > 2 and shape[1:] == shapes[0][1:] for shape in shapes)
-    return [*node.inputs, *node.outputs] if alike else []
+    def apply(self, group: Group, numbers: np.ndarray, namer: ir.Namer, key: str) -> None:
+        check_transform(numbers, group.channels, key)
+        multiply(group, numbers, namer)
 
 
 def best_transform(group: Group, values: Mapping[str, np.ndarray], symmetric: bool) -> tuple[np.ndarray, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.calibrate import Rows
 from qcompiler.passes._edit import operand
-from qcompiler.passes._smoothing import check_length
+from qcompiler.passes._smoothing import check_factors
 from qcompiler.passes._weights import Weight
 from qcompiler.passes.clip_weights import clipped
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
@@ -68,7 +68,7 @@ class ScaleSalient(RowsPass):
         namer = ir.Namer(graph)
         for name, factor in factors.items():
             tensor, readers = places[name]
-            check_length(factor, _matrix(readers[0]).shape[1], name)
+            check_factors(factor, _matrix(readers[0]).shape[1], name)
             for node, index in _folds(tensor) or []:
                 _multiply(node, index, factor, namer)
             for node in readers:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._smoothing import EXACT_ENOUGH, around_zero, best_factor, check_length, even_factor, inverse
+from qcompiler.passes._smoothing import EXACT_ENOUGH, around_zero, best_factor, check_factors, even_factor, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -61,7 +61,7 @@ class SmoothConv(RowsPass):
         namer, kept = ir.Namer(graph), {}
         for name, factor in factors.items():
             tensor, readers = places[name]
-            check_length(factor, channels_of(readers[0]), name)
+            check_factors(factor, channels_of(readers[0]), name)
             kept.update(multiply(graph, tensor, readers, factor, namer))
         plan = replace(plan, smoothing={**plan.smoothing, **factors}, kept={**plan.kept, **kept})
         return PassResult(len(factors), tuple(diagnostics), plan)

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._linear import laid_out
-from qcompiler.passes._smoothing import APART, around_zero, best_factor, check_length, inverse
+from qcompiler.passes._smoothing import APART, around_zero, best_factor, check_factors, inverse
 from qcompiler.pipeline import Diagnostic, PassContext, PassResult, RowsPass, Semantics
 from qcompiler.plan import Plan
 
@@ -64,7 +64,7 @@ class SmoothMatMul(RowsPass):
                 diagnostics.append(Diagnostic(name, f"smoothed{beside}, {gain:.1f} dB less noise expected"))
         namer = ir.Namer(graph)
         for name, factor in factors.items():
-            check_length(factor, len(places[name][1][0].inputs[1].values), name)
+            check_factors(factor, len(places[name][1][0].inputs[1].values), name, zero=True)
             _smooth(graph, *places[name], factor, namer)
         return PassResult(len(factors), tuple(diagnostics), replace(plan, smoothing={**plan.smoothing, **factors}))
 

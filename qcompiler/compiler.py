@@ -358,7 +358,8 @@ class Compilation:
     def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
         """Refuses smoothing of tensors that the model does not have. ``what`` holds it: "the plan belongs"."""
         tensors = ir.all_tensors(self.graph)
-        for name in smoothing:
+        for key in smoothing:
+            name = key if key in tensors else key.partition(": ")[2] or key  # PASS: TENSOR of those that are tried
             if name not in tensors:
                 why = f"it has no tensor '{name}'"
                 raise PlanError(f"{what} to another model", why=why, fix="make it anew for this model")

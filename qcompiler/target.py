@@ -128,9 +128,9 @@ class Operator:
 class Target:
     """A target description; see ``qcompiler targets NAME``.
 
-    ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``decide``,
-    ``try``, ``round`` and ``correct`` (on samples), ``lower``, ``spell`` (zero points as arithmetic) and, where our own
-    operators may be used, ``native``.
+    ``pipeline``: the passes of each stage: ``clean`` (every precision), ``prepare`` (before placement), ``try``,
+    ``decide`` (or ``scale``), ``round`` and ``correct`` (on samples), ``spell`` (zero points as arithmetic), ``lower``,
+    ``standard`` (for the runtime alone) or, where our own operators may be used, ``native``, and ``emit``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says, ``best`` by trying all on samples.

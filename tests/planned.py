@@ -15,12 +15,14 @@ from qcompiler.passes.lower_dynamic import LowerDynamic
 from qcompiler.passes.place import Place
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
-from qcompiler.pipeline import Pass, PassContext, Pipeline
+from qcompiler.pipeline import Pass, PassContext, Pipeline, RowsPass
 from qcompiler.plan import Plan, TensorQuant
 from qcompiler.runtime import Feed
-from qcompiler.target import load_target
+from qcompiler.target import Target, load_target
 
 TARGET = load_target("ort-cpu", "vnni")
+HERE = load_target("ort-cpu")
+"""Of this machine: for codes that its kernels are to multiply, which without VNNI must not use all eight bits."""
 
 
 def weights(**shapes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -33,8 +35,10 @@ def feeds(graph: ir.Graph, count: int = 4, **dims: int) -> list[Feed]:
     return [feed(graph, seed, **dims) for seed in range(count)]
 
 
-def placed(graph: ir.Graph, kept: Mapping[str, str] | None = None, by: Pass | None = None) -> Plan:
-    plan = Pipeline([by or Place()]).run(graph, PassContext(TARGET, Plan(kept=kept or {}))).plan
+def placed(
+    graph: ir.Graph, kept: Mapping[str, str] | None = None, by: Pass | None = None, target: Target = TARGET
+) -> Plan:
+    plan = Pipeline([by or Place()]).run(graph, PassContext(target, Plan(kept=kept or {}))).plan
     assert plan is not None
     return plan
 
@@ -45,11 +49,17 @@ def observed(graph: ir.Graph, plan: Plan, samples: Sequence[Feed]) -> calibrate.
     return calibrate.collect(graph, names, samples)
 
 
-def solved(graph: ir.Graph, plan: Plan | None = None, samples: Sequence[Feed] = (), observer: str = "minmax") -> Plan:
+def solved(
+    graph: ir.Graph,
+    plan: Plan | None = None,
+    samples: Sequence[Feed] = (),
+    observer: str = "minmax",
+    target: Target = TARGET,
+) -> Plan:
     """The plan with its numbers; placed first, and observed on random samples, where none are given."""
-    plan = plan or placed(graph)
+    plan = plan or placed(graph, target=target)
     statistics = observed(graph, plan, samples or feeds(graph))
-    result = Pipeline([Solve(observer)]).run(graph, PassContext(TARGET, plan, statistics)).plan
+    result = Pipeline([Solve(observer)]).run(graph, PassContext(target, plan, statistics)).plan
     assert result is not None
     return result
 
@@ -81,9 +91,22 @@ def lowered_dynamically(graph: ir.Graph, plan: Plan | None = None) -> ir.Graph:
     """A copy with the plan written into it, by default the one without samples."""
     result = ir.clone(graph)
     if plan is None:
-        plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(TARGET)).plan
-    Pipeline([Lower(), LowerDynamic()]).run(result, PassContext(TARGET, plan))
+        plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(HERE)).plan
+    Pipeline([Lower(), LowerDynamic()]).run(result, PassContext(HERE, plan))
     return result
+
+
+def decided(one: RowsPass, graph: ir.Graph, plan: Plan | None = None, samples: int = 16) -> tuple[ir.Graph, Plan]:
+    """A copy after the pass, and the plan with what it decided on rows; as a plan that is given has it."""
+    result = ir.clone(graph)
+    ir.infer_shapes(result)
+    rows = None
+    if plan is None:
+        plan = placed(result)
+        rows = calibrate.sample_rows(result, one.wanted(result, plan), feeds(graph, samples), most=one.rows)
+    found = Pipeline([one]).run(result, PassContext(TARGET, plan, rows=rows)).plan
+    assert found is not None
+    return result, found
 
 
 def branches() -> ir.Graph:

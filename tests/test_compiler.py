@@ -158,7 +158,7 @@ def test_an_unfaithful_output_is_warned_about_with_the_nodes_to_blame() -> None:
     feeds = samples(8, 256)
     for feed in feeds:
         feed["x"][:, 0] = 300.0
-    options = qcompiler.Options(timing=False, observer="minmax", passes=("-smooth-matmul",))
+    options = qcompiler.Options(timing=False, cpu="vnni", observer="minmax", passes=("-smooth-matmul",))
     result = qcompiler.compile(program(PRODUCT, {"w": weight}), feeds, options=options)
     (warning,) = result.report.warnings
     assert "output 'y'" in warning and "dB" in warning and "rounding at x (" in warning

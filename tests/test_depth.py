@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pass_helpers import program
-from planned import feeds, lowered, solved, weights
+from planned import HERE, feeds, lowered, solved, weights
 
 from qcompiler import depth, ir
 from qcompiler.numerics import sqnr
@@ -30,7 +30,7 @@ def chain() -> ir.Graph:
 
 def test_tensors_stand_in_the_order_of_the_model_with_their_makers() -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     found = depth.by_depth(graph, lowered(graph, plan), plan, feeds(graph), 9.0)
     names = [one.tensor for one in found]
     assert names == [name for i in range(LAYERS) for name in (f"c{i}", f"t{i}") if name in names]
@@ -41,7 +41,7 @@ def test_tensors_stand_in_the_order_of_the_model_with_their_makers() -> None:
 
 def test_it_is_the_error_of_codes_that_the_compiled_model_writes() -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     compiled, (feed,) = lowered(graph, plan), feeds(graph, 1)
     (first, *_) = depth.by_depth(graph, compiled, plan, [feed], 9.0)
     with session(with_outputs(graph, [first.tensor])) as plain:
@@ -54,7 +54,7 @@ def test_it_is_the_error_of_codes_that_the_compiled_model_writes() -> None:
 
 def test_looking_does_not_keep_the_runtime_from_fusing() -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     compiled = lowered(graph, plan)
     looked = with_outputs(compiled, [place.found for place in depth._places(graph, compiled, plan)])
     assert fused.optimize(looked).histogram()["QLinearConv"] == fused.optimize(compiled).histogram()["QLinearConv"]
@@ -62,7 +62,7 @@ def test_looking_does_not_keep_the_runtime_from_fusing() -> None:
 
 def test_a_coarse_tensor_shows_where_it_is() -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     coarse = {
         site: quant.solved(quant.scale * 16, quant.zero_point, quant.origin) if site.tensor == "c3" else quant
         for site, quant in plan.sites.items()
@@ -79,7 +79,7 @@ def test_a_coarse_tensor_shows_where_it_is() -> None:
 
 def test_no_more_than_so_many_with_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     every = depth.by_depth(graph, lowered(graph, plan), plan, feeds(graph), 9.0)
     monkeypatch.setattr(depth, "MOST_TENSORS", 3)
     few = depth.by_depth(graph, lowered(graph, plan), plan, feeds(graph), 9.0)
@@ -88,7 +88,7 @@ def test_no_more_than_so_many_with_both_ends(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_one_sample_at_least_and_no_more_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     ran = []
     monkeypatch.setattr(depth, "run", lambda model, feed, names: ran.append(feed) or run(model, feed, names))
     assert depth.by_depth(graph, lowered(graph, plan), plan, feeds(graph, 4), 0.0)
@@ -97,7 +97,7 @@ def test_one_sample_at_least_and_no_more_than_there_is_time_for(monkeypatch: pyt
 
 def test_nothing_to_compare() -> None:
     graph = chain()
-    plan = solved(graph)
+    plan = solved(graph, target=HERE)
     assert depth.by_depth(graph, lowered(graph, plan), plan, [], 1.0) == []
     (one,) = depth.by_depth(graph, graph, Plan(), feeds(graph), 1.0)
     assert one.tensor == f"t{LAYERS - 1}" and one.sqnr == np.inf  # the output, of a model left as it was

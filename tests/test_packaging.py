@@ -25,14 +25,14 @@ def registered_passes() -> dict[str, str]:
 
 
 def pass_classes() -> dict[str, str]:
-    """Every class of passes/ that has a name of its own and a method run: "module:Class" to the name."""
+    """Every class of passes/ that has a name of its own: "module:Class" to the name."""
     found = {}
     for path in sorted((ROOT / "passes").glob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
                 continue
-            if any(isinstance(item, ast.FunctionDef) and item.name == "run" for item in node.body):
-                found[f"qcompiler.passes.{path.stem}:{node.name}"] = _name_of(node)
+            if name := _name_of(node):
+                found[f"qcompiler.passes.{path.stem}:{node.name}"] = name
     return found
 
 

@@ -145,3 +145,14 @@ def test_word_pieces() -> None:
     # [CLS] una ##ffa ##ble films ! [SEP] [PAD], as bert-base-uncased has them
     assert ids.tolist() == [[101, 14477, 20961, 3468, 3152, 999, 102, 0]]
     assert mask.tolist() == [[1, 1, 1, 1, 1, 1, 1, 0]]
+
+
+def test_packages_of_the_same_name_as_files_of_ours_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.export import exported
+
+    (tmp_path / "tokenizers.py").touch()
+    (tmp_path / "torch.py").write_text("import tokenizers\nraise SystemExit(tokenizers.__file__)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("QCOMPILER_EXPORT_PYTHON", sys.executable)
+    with pytest.raises(FetchError, match=f"the export failed in .*: {tmp_path}/tokenizers.py$"):
+        exported("minilm-l6", "0" * 64, tmp_path / "weights.safetensors")

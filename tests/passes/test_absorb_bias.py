@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pass_helpers import feed, outputs, program
-from planned import TARGET, weights
+from planned import decided, weights
 
 import qcompiler
 from qcompiler import ir
-from qcompiler.calibrate import sample_rows
 from qcompiler.errors import PassError
-from qcompiler.passes.absorb_bias import AbsorbBias, best_constant, places_of
-from qcompiler.passes.place import Place
-from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.passes.absorb_bias import AbsorbBias, best_constant
 from qcompiler.plan import Plan
 
 RELU = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
@@ -33,24 +30,14 @@ def high() -> dict[str, np.ndarray]:
 
 
 def absorbed(graph: ir.Graph, plan: Plan | None = None) -> tuple[ir.Graph, Plan]:
-    result, one = ir.clone(graph), AbsorbBias()
-    ir.infer_shapes(result)
-    if plan is None:
-        plan = Pipeline([Place()]).run(result, PassContext(TARGET, Plan())).plan
-        assert plan is not None
-        rows = sample_rows(result, one.wanted(result, plan), [feed(graph, seed) for seed in range(16)], most=one.rows)
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan, rows=rows))
-    else:
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan))
-    assert ctx.plan is not None
-    return result, ctx.plan
+    return decided(AbsorbBias(), graph, plan)
 
 
 @pytest.mark.parametrize("text", [RELU, LINEAR, WITHOUT, ALONE])
 def test_biases_take_it_and_what_is_computed_stays(text: str) -> None:
     graph = program(text, high())
     after, plan = absorbed(graph)
-    constant = plan.smoothing["b"]
+    constant = plan.smoothing["absorb-bias: a"]
     assert constant[:4].min() > 10.0 and np.abs(constant[4:]).max() < 1.0
     for seed in range(4):
         values = feed(graph, seed)
@@ -77,7 +64,7 @@ def test_a_plan_repeats_it() -> None:
     values = feed(graph)
     np.testing.assert_array_equal(outputs(again, values)["y"], outputs(once, values)["y"])
     with pytest.raises(PassError, match="of another model"):
-        absorbed(graph, Plan(smoothing={"b": np.ones(5, np.float32)}))
+        absorbed(graph, Plan(smoothing={"absorb-bias: a": np.ones(5, np.float32)}))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +81,7 @@ def test_a_plan_repeats_it() -> None:
 def test_refused(text: str) -> None:
     graph = program(text, {**high(), **weights(s=(4, 8, 3, 3))})
     ir.infer_shapes(graph)
-    assert not places_of(graph)
+    assert not AbsorbBias().groups(graph)
 
 
 def test_a_channel_that_comes_to_zero_has_nothing_to_give() -> None:

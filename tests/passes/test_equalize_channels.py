@@ -7,15 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from pass_helpers import feed, program
-from planned import TARGET, weights
+from planned import decided, weights
 
 import qcompiler
 from qcompiler import ir, runtime
-from qcompiler.calibrate import sample_rows
 from qcompiler.errors import PassError
-from qcompiler.passes.equalize_channels import EqualizeChannels, groups_of
-from qcompiler.passes.place import Place
-from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.passes.equalize_channels import EqualizeChannels
 from qcompiler.plan import Plan
 
 DEPTHWISE = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
@@ -40,17 +37,7 @@ def uneven() -> dict[str, np.ndarray]:
 
 
 def equalized(graph: ir.Graph, plan: Plan | None = None) -> tuple[ir.Graph, Plan]:
-    result, one = ir.clone(graph), EqualizeChannels()
-    ir.infer_shapes(result)
-    if plan is None:
-        plan = Pipeline([Place()]).run(result, PassContext(TARGET, Plan())).plan
-        assert plan is not None
-        rows = sample_rows(result, one.wanted(result, plan), [feed(graph, seed) for seed in range(16)])
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan, rows=rows))
-    else:
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan))
-    assert ctx.plan is not None
-    return result, ctx.plan
+    return decided(EqualizeChannels(), graph, plan)
 
 
 def outputs(graph: ir.Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -62,7 +49,7 @@ def outputs(graph: ir.Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
 def test_channels_reach_alike_and_what_is_computed_stays(text: str) -> None:
     graph = program(text, {**uneven(), **ENDS})
     after, plan = equalized(graph)
-    factor = plan.smoothing["w"]
+    factor = plan.smoothing["equalize-channels: a"]
     assert factor[1:].min() > 5.0 * factor[0] > 0.0
     for seed in range(16):
         values = feed(graph, seed)
@@ -73,7 +60,7 @@ def test_a_channel_that_the_bound_of_a_clip_cuts_is_not_raised() -> None:
     made = {**uneven(), **ENDS}
     made["w"][0] *= 10.0
     _, plan = equalized(program(CLIPPED, made))
-    factor = plan.smoothing["w"]
+    factor = plan.smoothing["equalize-channels: a"]
     assert factor[0] == 1.0 and factor[1:].min() > 5.0 and factor.max() <= 16.0
 
 
@@ -94,8 +81,19 @@ def test_a_plan_that_has_factors_repeats_them() -> None:
     once, plan = equalized(graph)
     again, _ = equalized(graph, plan)
     assert ir.to_proto(again).SerializeToString() == ir.to_proto(once).SerializeToString()
-    with pytest.raises(PassError, match="another model"):
-        equalized(graph, Plan(smoothing={"w": np.ones(3, np.float32)}))
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        (np.ones(3, np.float32), "of another model.*'equalize-channels: a' takes 8 numbers here, not 3"),
+        (np.float32([1, 1, 1, 1, 1, 1, 1, 0]), "numbers for 'equalize-channels: a' are not all positive"),
+        (np.float32([1, 1, 1, 1, 1, 1, 1, np.inf]), "numbers for 'equalize-channels: a' are not all finite"),
+    ],
+)
+def test_factors_that_do_not_fit(factors: np.ndarray, message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        equalized(program(RESIDUAL, uneven()), Plan(smoothing={"equalize-channels: a": factors}))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,8 @@ def test_a_plan_that_has_factors_repeats_them() -> None:
     ],
 )
 def test_what_does_not_scale_along_is_left_alone(text: str) -> None:
-    assert "w" not in groups_of(program(text, {**uneven(), "low": np.float32(-6.0), "high": np.float32(6.0)}))
+    graph = program(text, {**uneven(), "low": np.float32(-6.0), "high": np.float32(6.0)})
+    assert all(node.inputs[1].name != "w" for group in EqualizeChannels().groups(graph) for node in group.makers)
 
 
 def test_channels_that_reach_alike_are_left_alone() -> None:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from pass_helpers import feed, ops, outputs, program
-from planned import TARGET, numbers, weights
+from planned import HERE, numbers, weights
 from planned import lowered_dynamically as lowered
 
 from qcompiler import ir, numerics
@@ -25,7 +25,7 @@ CODES = Scheme("uint8", symmetric=False)
 
 
 def planned(graph: ir.Graph) -> Plan:
-    plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(TARGET)).plan
+    plan = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(HERE)).plan
     assert plan is not None
     return plan
 
@@ -162,7 +162,7 @@ def test_refusals() -> None:
         lowered(graph, replace(plan, sites={**plan.sites, site: skewed}))
     with pytest.raises(PassError, match="'x' at gone:0 cannot be quantized dynamically"):
         gone = Plan(sites={Site("x", "gone", 0): TensorQuant(CODES, origin="dynamic")})
-        Pipeline([LowerDynamic()]).run(ir.clone(graph), PassContext(TARGET, gone))
+        Pipeline([LowerDynamic()]).run(ir.clone(graph), PassContext(HERE, gone))
     old = program("(float[4,32] x) => (float y) { y = MatMul(x, w) }", WEIGHTS, opset=9)
     with pytest.raises(PassError, match="needs opset 11, the model has 9"):
-        Pipeline([LowerDynamic()]).run(old, PassContext(TARGET, plan))
+        Pipeline([LowerDynamic()]).run(old, PassContext(HERE, plan))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from pass_helpers import feed, outputs, program
-from planned import TARGET, weights
+from planned import decided, weights
 
 import qcompiler
 from qcompiler import ir
-from qcompiler.calibrate import sample_rows
 from qcompiler.errors import PassError
-from qcompiler.passes.mix_channels import MixChannels, best_transform, groups_of
-from qcompiler.passes.place import Place
-from qcompiler.pipeline import PassContext, Pipeline
+from qcompiler.passes.mix_channels import MixChannels, best_transform
 from qcompiler.plan import Plan
 
 CHAIN = """(float[N,4,16,16] x) => (float[N,4,16,16] y) {
     a = Conv(x, w, b) y = Conv<pads = [1,1,1,1]>(a, u)
 }"""
+KEY = "mix-channels: a"
 RESIDUAL = """(float[N,4,16,16] x) => (float[N,4,16,16] y) {
     a = Conv(x, w, b) d = Conv(a, m) s = Add(a, d) y = Conv<pads = [1,1,1,1]>(s, u)
 }"""
@@ -41,25 +40,14 @@ def correlated() -> dict[str, np.ndarray]:
 
 
 def mixed(graph: ir.Graph, plan: Plan | None = None) -> tuple[ir.Graph, Plan]:
-    result, one = ir.clone(graph), MixChannels()
-    ir.infer_shapes(result)
-    if plan is None:
-        plan = Pipeline([Place()]).run(result, PassContext(TARGET, Plan())).plan
-        assert plan is not None
-        feeds = [feed(graph, seed) for seed in range(16)]
-        rows = sample_rows(result, one.wanted(result, plan), feeds, most=one.rows, samples=16)
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan, rows=rows))
-    else:
-        ctx = Pipeline([one]).run(result, PassContext(TARGET, plan))
-    assert ctx.plan is not None
-    return result, ctx.plan
+    return decided(MixChannels(), graph, plan)
 
 
 @pytest.mark.parametrize("text", [CHAIN, RESIDUAL])
 def test_channels_are_mixed_and_what_is_computed_stays(text: str) -> None:
     graph = program(text, correlated())
     after, plan = mixed(graph)
-    transform = plan.smoothing["w"]
+    transform = plan.smoothing[KEY]
     assert transform.shape == (8, 8) and np.abs(transform - np.diag(np.diag(transform))).max() > 0.1
     for seed in range(4):
         values = feed(graph, seed)
@@ -82,7 +70,7 @@ def test_a_plan_repeats_it() -> None:
     graph = program(RESIDUAL, correlated())
     once, plan = mixed(graph)
     again, repeated = mixed(graph, Plan.from_json(plan.to_json()))
-    np.testing.assert_array_equal(repeated.smoothing["w"], plan.smoothing["w"])
+    np.testing.assert_array_equal(repeated.smoothing[KEY], plan.smoothing[KEY])
     values = feed(graph)
     np.testing.assert_array_equal(outputs(again, values)["y"], outputs(once, values)["y"])
 
@@ -101,21 +89,30 @@ def test_a_plan_repeats_it() -> None:
 def test_refused(text: str) -> None:
     graph = program(text, {**correlated(), **weights(v=(8, 1, 1, 1), t=(4, 8, 1, 1))})
     ir.infer_shapes(graph)
-    assert not groups_of(graph)
+    assert not MixChannels().groups(graph)
 
 
 def test_too_few_rows_tell_nothing() -> None:
     graph = program(CHAIN, correlated())
     ir.infer_shapes(graph)
-    (group,) = groups_of(graph).values()
+    (group,) = MixChannels().groups(graph)
     rows = np.random.default_rng(0).standard_normal((24, 8)).astype(np.float32)
     transform, gain = best_transform(group, {"a": rows}, symmetric=False)
     assert gain == 0.0 and np.array_equal(transform, np.eye(8))
 
 
-def test_of_another_model() -> None:
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        (lambda given: given[:4, :4], "of another model.*'mix-channels: a' takes 8 x 8 numbers here, not 4 x 4"),
+        (lambda given: given[0], "of another model.*takes 8 x 8 numbers here, not 8"),
+        (lambda given: given * np.float32("nan"), "numbers for 'mix-channels: a' are not all finite"),
+        (lambda given: np.ones_like(given), "numbers for 'mix-channels: a' have no inverse"),
+    ],
+)
+def test_transforms_that_do_not_fit(spoiled: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     graph = program(CHAIN, correlated())
     _, plan = mixed(graph)
-    foreign = replace(plan, smoothing={"w": plan.smoothing["w"][:4, :4]})
-    with pytest.raises(PassError, match=r"of another model.*'w' has 8 channels here, not 4"):
+    foreign = replace(plan, smoothing={KEY: spoiled(plan.smoothing[KEY])})
+    with pytest.raises(PassError, match=message):
         mixed(graph, foreign)

@@ -124,5 +124,5 @@ def test_a_plan_with_factors_is_applied_as_it_is() -> None:
         for left, right in zip(a.inputs, b.inputs):
             if ir.is_constant(left):
                 np.testing.assert_array_equal(left.values, right.values)
-    with pytest.raises(PassError, match="has 64 channels here, not 3"):
+    with pytest.raises(PassError, match="takes 64 numbers here, not 3"):
         scaled(graph, replace(plan, smoothing={"h": np.ones(3, np.float32)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +12,15 @@ from pass_helpers import feed, program
 from planned import weights
 
 import qcompiler
-from qcompiler import ir
+from qcompiler import calibrate, ir
 from qcompiler.compiler import Compilation
+from qcompiler.errors import PlanError
+from qcompiler.numerics import sqnr
 from qcompiler.pipeline import PassContext, PassResult, RowsPass
 from qcompiler.plan import Plan
+from qcompiler.runtime import run, session
 from qcompiler.search.attempts import attempted
+from qcompiler.several import statistics_for
 
 CHAIN = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
     a = Conv(x, w, b) h = Relu(a) d = Conv<group = 8, pads = [1,1,1,1]>(h, v) y = Conv(d, u)
@@ -34,6 +39,23 @@ def uneven() -> dict[str, np.ndarray]:
     made["b"][1:] *= 0.01
     made["u"][:, 1:] *= 100.0
     return made
+
+TWICE = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
+    a = Conv(x, w) c = Conv(a, m, b) d = Conv<group = 8>(c, v) y = Conv(d, t)
+}"""
+
+
+def both() -> dict[str, np.ndarray]:
+    """Of ``a`` one direction reaches far, which is hardly read, of ``c`` one channel."""
+    made = weights(w=(8, 4, 1, 1), m=(8, 8, 1, 1), b=(8,), v=(8, 1, 1, 1), t=(4, 8, 1, 1))
+    loud = np.random.default_rng(5).standard_normal(8).astype(np.float32)
+    along = loud / np.linalg.norm(loud)
+    made["w"][:, 0, 0, 0] += 20.0 * loud
+    made["m"] -= np.einsum("oixy,i,j->ojxy", made["m"], along, along)
+    made["m"][1:] *= 0.1
+    made["b"][1:] *= 0.1
+    made["t"][:, 1:] *= 10.0
+    return {name: values.astype(np.float32) for name, values in made.items()}
 
 
 @dataclass(frozen=True)
@@ -101,3 +123,37 @@ def test_a_kept_pass_is_repeated_by_the_plan_and_by_the_statistics() -> None:
     counted = qcompiler.compile(graph, feeds, statistics=found.statistics, options=UNTIMED)
     assert counted.plan is not None and counted.plan.smoothing.keys() == found.plan.smoothing.keys()
     assert counted.report.sqnr == pytest.approx(found.report.sqnr, abs=0.5)
+
+
+def test_plans_and_statistics_repeat_passes_that_change_the_same_weights(tmp_path: Path) -> None:
+    graph = program(TWICE, both())
+    feeds = [feed(graph, seed) for seed in range(48)]
+    found = qcompiler.compile(graph, feeds, options=UNTIMED)
+    assert found.plan is not None and found.statistics is not None
+    assert {"mix-channels: a", "equalize-channels: c"} <= found.plan.smoothing.keys()
+    again = qcompiler.compile(graph, plan=Plan.from_json(found.plan.to_json()), options=UNTIMED)
+    assert again.model.SerializeToString() == found.model.SerializeToString()
+    found.statistics.save(tmp_path / "stats.npz")
+    earlier = calibrate.Statistics.load(tmp_path / "stats.npz")
+    counted = qcompiler.compile(graph, feeds, statistics=earlier, options=UNTIMED)
+    assert counted.plan is not None and counted.plan.smoothing.keys() == found.plan.smoothing.keys()
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    plan = Plan(smoothing={"mix-channels: elsewhere": np.eye(8, dtype=np.float32)})
+    with pytest.raises(PlanError, match=r"the plan belongs to another model.*no tensor 'elsewhere'"):
+        qcompiler.compile(program(TWICE, both()), plan=plan, options=UNTIMED)
+
+
+def test_targets_that_share_a_calibration_share_what_was_kept() -> None:
+    graph = program(TWICE, both())
+    feeds = [feed(graph, seed) for seed in range(48)]
+    jobs = [Compilation(graph, feeds, target, "int8", None, UNTIMED) for target in ("ort-cpu", "tensorrt")]
+    shared = statistics_for(jobs)
+    assert {"mix-channels: a", "equalize-channels: c"} <= shared.smoothing.keys()
+    for job in jobs:
+        job.clean()
+        plan, _ = job.decide(shared)
+        assert plan.smoothing.keys() >= shared.smoothing.keys()
+        with session(graph) as plain, session(job.lowered(plan), optimize="none") as coded:
+            assert all(sqnr(*(run(one, values)[0] for one in (plain, coded))) > 20.0 for values in feeds[:4])
