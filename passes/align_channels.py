@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.passes.fuse_tables import per_tensor
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 FOUR = 4
@@ -30,8 +31,7 @@ class AlignChannels(Pass):
     2. Where that makes more weights, or x has no such shape: channels of zeros up to the next multiple of four, padded
        to the codes.
 
-    With ONNX Runtime 1.32 on x86 with VNNI, one thread, the convolution together with what is put before it then takes
-    0.5 to 0.75 of the time, of seventeen shapes between 1 and 6 channels, kernels of 3 to 7 and strides of 2 and 4.
+    ``tools/bench_stem.py`` measures what the convolution, together with what is put before it, then takes.
 
     Left alone: grouped or dilated convolutions; codes that were not just made of floats; strides beyond four, and
     kernels where zeros would be more than half of the weights and many.
@@ -165,7 +165,7 @@ def _stem(node: ir.Node) -> _Stem | None:
     if dequantize is None or weights is None or {dequantize.op, weights.op} != {"DequantizeLinear"}:
         return None
     quantize = ir.producer(dequantize.inputs[0])
-    if quantize is None or quantize.op != "QuantizeLinear" or not _per_tensor(quantize) or len(quantize.inputs) != 3:
+    if quantize is None or quantize.op != "QuantizeLinear" or not per_tensor(quantize):
         return None
     maker = ir.producer(quantize.inputs[0])
     if maker is not None and any(_in_codes(tensor) for tensor in maker.inputs):
@@ -180,10 +180,6 @@ def _stem(node: ir.Node) -> _Stem | None:
         return None
     top, left, bottom, right = node.attrs.get("pads", [0] * 4)
     return _Stem(node, quantize, dequantize, values.values, (height, width), (top, left, bottom, right))
-
-
-def _per_tensor(quantize: ir.Node) -> bool:
-    return all(ir.is_constant(tensor) and tensor.values.size == 1 for tensor in quantize.inputs[1:])
 
 
 def _symmetric(weights: ir.Node) -> bool:

@@ -10,25 +10,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qcompiler import calibrate, ir, native, registry, rounding
+from qcompiler import calibrate, ir, native, registry, rounding, smoothing
 from qcompiler.data import Samples, open_samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
 from qcompiler.memory import available_bytes
 from qcompiler.options import Options
 from qcompiler.outcome import report_of
-from qcompiler.pipeline import Diagnostic, MomentsPass, Pass, PassContext, PassRun, Pipeline, RowsPass, ShiftsPass
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassRun, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.report import FrontRecord, Report
-from qcompiler.runtime import Feed, one_thread_each, run, session
+from qcompiler.runtime import Feed, run, session
 from qcompiler.scheme import OLDEST_OPSET
 from qcompiler.search import ahead
-from qcompiler.search.attempts import attempted
 from qcompiler.search.improve import EFFORTS
 from qcompiler.search.meet import Meeting
 from qcompiler.search.observing import BEST, USUAL, best_observer
@@ -189,8 +187,7 @@ class Compilation:
         if plan is None:
             plan, statistics = self.decide(statistics)
         else:
-            self.known(plan.smoothing, "the plan belongs")
-            self._run([*self.attempts(), *self.deciding()], self.graph, PassContext(self.target, plan))
+            smoothing.repeated(self, plan)
             plan.check(self.graph)
             if plan.target and plan.target != self.target.name:
                 raise PlanError(f"the plan is for target {plan.target}, not {self.target.name}", fix="plan anew")
@@ -234,7 +231,7 @@ class Compilation:
             self.run_passes("clean", self.graph, PassContext(self.target))
             if self.graph.opset < self.kind.opset:  # types that came later
                 raising = registry.make("raise-opset", {"opset": self.kind.opset})
-                self._run([raising], self.graph, PassContext(self.target))
+                self.run_pass(raising, self.graph, PassContext(self.target))
             ir.infer_shapes(self.graph)
             if self.precision != "float":
                 self.run_passes("prepare", self.graph, PassContext(self.target))
@@ -253,13 +250,13 @@ class Compilation:
                 return plan, self.calibrated(watched) if watched and statistics is None else statistics
         if self.kind.quantize == "dynamic" and self.data is not None:
             with self.stages("calibrate"):
-                ctx = self.smoothed(ctx, statistics)
+                ctx = smoothing.smoothed(self, ctx, statistics)
         if self.kind.quantize != "static":
             with self.stages("solve"):
                 samples = self.kind.quantize == "weights" and self.data is not None and not self.large
-                return self.solved(self.smoothed(ctx, None) if samples else ctx), None
+                return self.solved(smoothing.smoothed(self, ctx, None) if samples else ctx), None
         with self.stages("calibrate"):
-            ctx = self.smoothed(ctx, statistics)
+            ctx = smoothing.smoothed(self, ctx, statistics)
             if statistics is None:
                 assert ctx.plan is not None
                 statistics = self.calibrated(self.watched(ctx.plan))
@@ -279,68 +276,11 @@ class Compilation:
         with self.stages("place"):
             ctx = self.placed(PassContext(self.target, Plan()))
         with self.stages("smooth"):
-            plan = self.smoothed(ctx, earlier, skip_bad=skip_bad).plan
+            plan = smoothing.smoothed(self, ctx, earlier, skip_bad=skip_bad).plan
         assert plan is not None
         return plan
 
-    def smoothed(
-        self, ctx: PassContext, statistics: calibrate.Statistics | None, *, skip_bad: bool = False
-    ) -> PassContext:
-        """The context after smoothing the graph, placement of what came of it, and rounding of its weights."""
-        assert ctx.plan is not None
-        if statistics is not None:
-            self.known(statistics.smoothing, "the statistics belong")
-            plan = replace(ctx.plan, smoothing=statistics.smoothing, rounding=statistics.rounding)
-            ctx = replace(ctx, plan=plan)
-        if statistics is None and self.options.improve == "none":
-            return ctx
-        for attempt in self.attempts():
-            if statistics is None:
-                ctx = attempted(self, ctx, attempt, skip_bad=skip_bad)
-            else:
-                ctx = self.placed(self._run([attempt], self.graph, ctx))
-        for smooth in self.deciding():
-            assert ctx.plan is not None and isinstance(smooth, RowsPass)
-            if statistics is None:
-                feeds = self.samples().good() if skip_bad else self.samples()
-                wanted = smooth.wanted(self.graph, ctx.plan)
-                rows = calibrate.sample_rows(
-                    self.graph, wanted, feeds, most=smooth.rows, samples=smooth.samples, skip_bad=skip_bad
-                )
-                ctx = replace(ctx, rows=rows)
-            with one_thread_each():
-                ctx = self._run([smooth], self.graph, ctx)
-            ctx = self.placed(ctx)
-        for one in (registry.parse(text) for text in self.pipeline.get("round", ())):
-            if statistics is None and isinstance(one, MomentsPass):
-                assert ctx.plan is not None
-                readers = one.wanted(self.graph, ctx.plan)
-                if not readers:
-                    continue
-                moments = calibrate.second_moments(self.graph, readers, self.typical(skip_bad=skip_bad))
-                ctx = self._run([one], self.graph, replace(ctx, moments=moments))
-        return replace(ctx, rows=None, moments=None)
-
-    def corrected(self, plan: Plan) -> Plan:
-        """The solved plan with biases corrected for what rounding does to means, as the samples show it."""
-        for one in (registry.parse(text) for text in self.pipeline.get("correct", ())):
-            if self.data is not None and isinstance(one, RowsPass):
-                wanted_rows = one.wanted(self.graph, plan)
-                rows = calibrate.sample_rows(self.graph, wanted_rows, self.samples(), most=one.rows)
-                plan = self._run([one], self.graph, PassContext(self.target, plan, rows=rows)).plan or plan
-            if self.data is not None and isinstance(one, ShiftsPass):
-                wanted = one.wanted(self.graph, plan)
-                coded = self.rounded(replace(plan, shifts={}))
-                ranks, feeds = dict(wanted.values()), self.typical(skip_bad=False)
-                optimize = "all" if self.target.verifier == "onnxruntime" else "none"  # its kernels, or no one's
-                found = calibrate.mean_shifts(self.graph, coded, ranks, feeds, optimize=optimize)
-                shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
-                ctx = self._run([one], self.graph, PassContext(self.target, plan, shifts=shifts))
-                assert ctx.plan is not None
-                plan = ctx.plan
-        return plan
-
-    def typical(self, *, skip_bad: bool, count: int = 0) -> list[Feed]:
+    def typical(self, *, skip_bad: bool = False, count: int = 0) -> list[Feed]:
         """A few samples that stand for all: so many, or as many as weights are rounded for."""
         count = count or EFFORTS[self.options.improve].rounding_samples
         if not skip_bad:
@@ -355,28 +295,8 @@ class Compilation:
                     break
         return found
 
-    def known(self, smoothing: Mapping[str, np.ndarray], what: str) -> None:
-        """Refuses smoothing of tensors that the model does not have. ``what`` holds it: "the plan belongs"."""
-        tensors = ir.all_tensors(self.graph)
-        for key in smoothing:
-            name = key if key in tensors else key.partition(": ")[2] or key  # PASS: TENSOR of those that are tried
-            if name not in tensors:
-                why = f"it has no tensor '{name}'"
-                raise PlanError(f"{what} to another model", why=why, fix="make it anew for this model")
-
-    def deciding(self) -> list[Pass]:
-        """The passes that decide on rows of activations."""
-        stage = "scale" if self.kind.quantize == "weights" else "decide"
-        passes = [registry.parse(text) for text in self.pipeline.get(stage, ())]
-        return [one for one in passes if isinstance(one, RowsPass)]
-
-    def attempts(self) -> list[RowsPass]:
-        """The passes that decide on rows of activations and are kept where the outputs gain by it."""
-        passes = [registry.parse(text) for text in self.pipeline.get("try", ())]
-        return [one for one in passes if isinstance(one, RowsPass)] if self.kind.quantize == "static" else []
-
     def placed(self, ctx: PassContext) -> PassContext:
-        return self._run([self.placing()], self.graph, ctx)
+        return self.run_pass(self.placing(), self.graph, ctx)
 
     def placing(self) -> Pass:
         if self.kind.quantize == "dynamic":
@@ -410,7 +330,7 @@ class Compilation:
             assert plan is not None
             return plan
         ctx = self.reached(ctx)
-        ctx = self._run([registry.make("solve", {"observer": self.observer})], self.graph, ctx)
+        ctx = self.run_pass(registry.make("solve", {"observer": self.observer}), self.graph, ctx)
         assert ctx.plan is not None
         return ctx.plan
 
@@ -435,10 +355,10 @@ class Compilation:
             options = {"to": "float16", "only": "\n".join(half)} if half else {}
         if options:
             narrow = registry.make("narrow-floats", options)
-            self._run([narrow], graph, PassContext(self.target, plan, statistics))
+            self.run_pass(narrow, graph, PassContext(self.target, plan, statistics))
         ctx = PassContext(self.target, plan, statistics)
         if self.large and self.target.ops == OPS[0]:  # nobody will look at what the runtime makes of it
-            self._run([registry.make("fuse-nbits", {"everything": True})], graph, ctx)
+            self.run_pass(registry.make("fuse-nbits", {"everything": True}), graph, ctx)
         self.run_passes(self.target.ops, graph, ctx)
         self.run_passes("emit", graph, PassContext(self.target, plan))
         return graph
@@ -475,6 +395,11 @@ class Compilation:
         """Says how many samples are counted."""
         if self.options.progress is not None:
             self.options.progress("calibrate", done, total)
+
+    @property
+    def optimize(self) -> str:
+        """How far ONNX Runtime may rewrite a graph in codes: its kernels stand for the target's, or no one's do."""
+        return "all" if self.target.verifier == "onnxruntime" else "none"
 
     @cached_property
     def large(self) -> bool:
@@ -513,7 +438,13 @@ class Compilation:
         return feeds
 
     def run_passes(self, stage: str, graph: ir.Graph, ctx: PassContext) -> PassContext:
-        return self._run([registry.parse(text) for text in self.pipeline.get(stage, ())], graph, ctx)
+        return self._run(self.passes(stage), graph, ctx)
+
+    def run_pass(self, one: Pass, graph: ir.Graph, ctx: PassContext) -> PassContext:
+        return self._run([one], graph, ctx)
+
+    def passes(self, stage: str) -> list[Pass]:
+        return [registry.parse(text) for text in self.pipeline.get(stage, ())]
 
     def _run(self, passes: list[Pass], graph: ir.Graph, ctx: PassContext) -> PassContext:
         pipeline = Pipeline(passes, self.options.after)

@@ -86,8 +86,7 @@ def describe(report: Report, job: Compilation, candidate: Candidate, statistics:
     if plan is not None and plan.sites and feeds:
         seconds = SHARE * sum(stage.seconds for stage in job.stages.records)
         try:
-            optimize = "all" if here else "none"  # see ahead.measured
-            report.depth = by_depth(job.graph, candidate.graph, plan, feeds, seconds, optimize)
+            report.depth = by_depth(job.graph, candidate.graph, plan, feeds, seconds, job.optimize)
         except QCompilerError as error:
             report.warnings.append(f"the error by depth is not known: {error}")
         if statistics is not None:

@@ -83,8 +83,8 @@ class Rounding:
         assert ctx.plan is not None
         ctx = replace(ctx, plan=self.remembered(ctx.plan), scratch=self.scratch)
         one = registry.make(WAYS[self.way], self.options())
-        ctx = self.gradually(one, ctx) if isinstance(one, GradualPass) else self.job._run([one], self.job.graph, ctx)
-        return self.job._run([registry.make("solve")], self.job.graph, ctx)
+        ctx = self.gradually(one, ctx) if isinstance(one, GradualPass) else self.job.run_pass(one, self.job.graph, ctx)
+        return self.job.run_pass(registry.make("solve"), self.job.graph, ctx)
 
     def gradually(self, one: GradualPass, ctx: PassContext) -> PassContext:
         """The weights in the order in which samples come to them, each for what those before it make of them.
@@ -96,13 +96,13 @@ class Rounding:
         plan, graph = ctx.plan, self.job.graph
         readers = one.wanted(graph, plan)
         if not readers:
-            return self.job._run([one], graph, ctx)
+            return self.job.run_pass(one, graph, ctx)
         feeds = spread(self.job.samples(), SAMPLES)
         products = {node for nodes in readers.values() for node in nodes}
         walk = calibrate.Walk(graph, products, feeds, rows=ROWS, most=TOGETHER, lean=self.job.large)
         if not walk.possible:
             moments = calibrate.second_moments(graph, readers, feeds, rows=ROWS, most=TOGETHER)
-            return replace(self.job._run([one], graph, replace(ctx, moments=moments)), moments=None)
+            return replace(self.job.run_pass(one, graph, replace(ctx, moments=moments)), moments=None)
         first: list[Site] = []
         later: dict[int, list[Site]] = {}
         for sites in one.groups(graph, plan):
@@ -115,7 +115,7 @@ class Rounding:
             assert ctx.plan is not None
             whole = ctx.plan
             part = replace(whole, sites={site: whole.sites[site] for site in sites})
-            found = self.job._run([one], graph, replace(ctx, plan=part, moments=moments)).plan
+            found = self.job.run_pass(one, graph, replace(ctx, plan=part, moments=moments)).plan
             assert found is not None
             ctx = replace(ctx, plan=replace(found, sites={**whole.sites, **found.sites}))
 

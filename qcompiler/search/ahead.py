@@ -11,6 +11,7 @@ import numpy as np
 
 from qcompiler import ir, lint
 from qcompiler.calibrate import Statistics
+from qcompiler.correcting import corrected
 from qcompiler.errors import QCompilerError
 from qcompiler.pipeline import PassContext
 from qcompiler.plan import Plan
@@ -139,7 +140,7 @@ class Builder:
     def corrected(self, candidate: Candidate) -> Candidate:
         """The candidate with corrected biases, where its outputs gain by it: its engine has the same layers."""
         assert candidate.plan is not None
-        plan = self.compilation.corrected(candidate.plan)
+        plan = corrected(self.compilation, candidate.plan)
         if not plan.shifts:
             return candidate
         before, after = (self.decibels(self.compilation.rounded(one)) for one in (candidate.plan, plan))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qcompiler import calibrate, ir
+from qcompiler.correcting import corrected
 from qcompiler.data import open_samples
 from qcompiler.pipeline import PassContext, RowsPass
 from qcompiler.runtime import Feed, one_thread_each, run, session, side_by_side
@@ -42,7 +43,7 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
         compilation.graph, wanted, feeds, most=one.rows, samples=one.samples, skip_bad=skip_bad
     )
     with one_thread_each():
-        found = compilation._run([one], compilation.graph, replace(ctx, rows=rows))
+        found = compilation.run_pass(one, compilation.graph, replace(ctx, rows=rows))
     assert found.plan is not None
     if found.plan.smoothing.keys() == ctx.plan.smoothing.keys():
         compilation.graph = before
@@ -52,7 +53,7 @@ def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip
     told = []
     for graph, context in ((before, ctx), (after, found)):
         compilation.graph = graph
-        errors = _errors(before, _rounded(compilation, context, fitted), names, judged)
+        errors = _errors(before, _rounded(compilation, context, fitted), names, judged, compilation.optimize)
         told.append(overall([error.sqnr + points[error.name] for error in errors]))
     gain = told[1] - told[0]
     reason = f"{told[1]:.1f} dB, and {told[0]:.1f} without, on {len(judged)} samples"
@@ -68,15 +69,15 @@ def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) 
     assert ctx.plan is not None
     counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan))
     statistics = counted.run(open_samples(feeds, compilation.source.inputs))
-    return compilation.rounded(compilation.corrected(compilation.solved(replace(ctx, statistics=statistics))))
+    return compilation.rounded(corrected(compilation, compilation.solved(replace(ctx, statistics=statistics))))
 
 
 def _errors(
-    plain: ir.Graph, coded: ir.Graph, names: Sequence[str], feeds: Sequence[Feed]
+    plain: ir.Graph, coded: ir.Graph, names: Sequence[str], feeds: Sequence[Feed], optimize: str
 ) -> list[numbers.OutputError]:
     """Of the coded graph at these points. Outputs are not kept: the plain graph runs again for each coded one."""
     found = numbers.Comparison(names)
-    with session(with_outputs(plain, names)) as one, session(with_outputs(coded, names)) as other:
+    with session(with_outputs(plain, names)) as one, session(with_outputs(coded, names), optimize=optimize) as other:
         for wanted, actual in side_by_side(lambda feed: (run(one, feed, names), run(other, feed, names)), feeds):
             found.add(wanted, actual)
     return found.errors()

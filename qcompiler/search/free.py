@@ -12,6 +12,7 @@ from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from qcompiler.correcting import corrected
 from qcompiler.search import improve
 
 if TYPE_CHECKING:
@@ -52,14 +53,13 @@ def with_other_ranges(refiner: Refiner, plain: Told, improver: improve.Improver)
 def with_corrected_biases(refiner: Refiner, plain: Told) -> Iterator[Told]:
     candidate, before = plain
     assert candidate.plan is not None
-    corrected = refiner.compilation.corrected(candidate.plan)
-    if not corrected.shifts:
+    plan = corrected(refiner.compilation, candidate.plan)
+    if not plan.shifts:
         return
-    trial = refiner.built(corrected)
+    trial = refiner.built(plan)
     decibels = refiner.decibels(trial)
     reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the biases that they had"
-    plan = corrected.deciding(sorted(corrected.shifts), "biases corrected", reason)
-    yield replace(trial, plan=plan), decibels
+    yield replace(trial, plan=plan.deciding(sorted(plan.shifts), "biases corrected", reason)), decibels
 
 
 def overall(decibels: Sequence[float]) -> float:

@@ -20,9 +20,7 @@ class Measuring:
     def __init__(self, decibels: dict[tuple[bool, bool], float]) -> None:
         self.told = decibels
         self.ctx = PassContext()
-        self.compilation = SimpleNamespace(
-            solved=lambda ctx: ctx.plan, corrected=lambda plan: replace(plan, shifts=SHIFTS)
-        )
+        self.compilation = SimpleNamespace(solved=lambda ctx: ctx.plan)
 
     def built(self, plan: Plan) -> Candidate:
         return Candidate(ir.Graph(), plan)
@@ -41,6 +39,11 @@ class Improving:
     def with_better_ranges(self) -> Plan:
         self.activations = {"x": 0.1}
         return Plan(ranges=RANGES)
+
+
+@pytest.fixture(autouse=True)
+def shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free, "corrected", lambda compilation, plan: replace(plan, shifts=SHIFTS))
 
 
 @pytest.mark.parametrize(
