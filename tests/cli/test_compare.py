@@ -56,6 +56,16 @@ def test_verify_json(compiled: Path) -> None:
     assert set(found["speed"]) >= {"median", "speedup", "rounds"}
 
 
+@pytest.mark.parametrize(("here", "there"), [("vnni", False), ("avx2", True)])
+def test_verify_says_where_this_cpu_cuts_products_off(folder: Path, monkeypatch: pytest.MonkeyPatch, here: str,
+                                                      there: bool) -> None:  # fmt: skip
+    options = ("--data", "matmul.npz", "--no-timing", "--quiet", "--cpu", "vnni")
+    assert invoke("compile", "matmul.onnx", "-o", "int8.onnx", *options).code == 0
+    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    assert ("sums of products cut off" in " ".join(invoke(*VERIFY).out.split())) == there
+    assert bool(json.loads(invoke(*VERIFY, "--json").out)["cut_off"]) == there
+
+
 def test_verify_of_another_model(folder: Path) -> None:
     model = onnx.load("matmul.onnx")
     model.graph.node[-1].output[0] = model.graph.output[0].name = "z"

@@ -34,6 +34,7 @@ def test_tied_tensors_are_given_another_range_together() -> None:
     [
         ({"halfway": 0.5, "far": 0.7}, "halfway", 3),
         ({"closer": 0.7, "much closer": 0.4}, "much closer", 7),
+        ({"halfway": 0.99, "closer": 0.7, "much closer": 0.4}, "much closer", 7),  # it hardly helps: the other way
         ({"closer above": 0.6, "much closer": 0.1}, "closer above", 5),
         ({"own": 0.0, "far": 0.0}, "own", 1),
     ],

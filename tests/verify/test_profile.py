@@ -6,6 +6,7 @@ from pass_helpers import program
 from planned import feeds, lowered, solved, weights
 
 from qcompiler import ir
+from qcompiler.passes.align_channels import AlignChannels
 from qcompiler.verify import profile
 from qcompiler.verify.profile import Profile
 
@@ -42,6 +43,19 @@ def test_what_stands_between_nodes_counts_for_the_region_it_serves(graph: ir.Gra
     elsewhere = sum(s for name, s in coded.seconds.items() if "Tanh" in name)
     assert by_region[-1] == pytest.approx(elsewhere)  # all Q, DQ and changes of layout have found their region
     assert set(losses) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("convolution", "helper"),
+    [("Conv(x, w)", "Pad"), ("Conv<pads = [1,1,1,1], strides = [2,2]>(x, f)", "SpaceToDepth")],
+)
+def test_what_aligns_channels_counts_for_the_convolution(convolution: str, helper: str) -> None:
+    graph = program(TEXT.replace("Conv(x, w)", convolution), {**CONV, **weights(f=(32, 3, 5, 5))})
+    ir.infer_shapes(graph)
+    coded = measured(lowered(graph, solved(graph), AlignChannels()))
+    assert any(node.op_type == helper for node in coded.optimized.nodes)
+    elsewhere = sum(seconds for name, seconds in coded.seconds.items() if "Tanh" in name)
+    assert coded.by_region([{"Conv_0"}, {"Conv_3"}])[-1] == pytest.approx(elsewhere)
 
 
 def test_a_body_runs_as_often_as_its_loop() -> None:
