@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qcompiler import calibrate
 from qcompiler.pipeline import PassContext, RowsPass, ShiftsPass
 from qcompiler.plan import Plan
+from qcompiler.runtime import Feed
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Compilation
 
 
-def corrected(compilation: Compilation, plan: Plan) -> Plan:
-    """The solved plan with biases corrected for what rounding does to means, as the samples show it."""
+def corrected(compilation: Compilation, plan: Plan, feeds: Sequence[Feed] = ()) -> Plan:
+    """The solved plan with biases corrected for what rounding does to means, as samples, or these feeds, show it."""
     if compilation.data is None:
         return plan
     graph = compilation.graph
@@ -26,8 +28,8 @@ def corrected(compilation: Compilation, plan: Plan) -> Plan:
         elif isinstance(one, ShiftsPass):
             wanted = one.wanted(graph, plan)
             coded = compilation.rounded(replace(plan, shifts={}))
-            ranks, feeds = dict(wanted.values()), compilation.typical()
-            found = calibrate.mean_shifts(graph, coded, ranks, feeds, optimize=compilation.optimize)
+            ranks, shown = dict(wanted.values()), feeds or compilation.typical()
+            found = calibrate.mean_shifts(graph, coded, ranks, shown, optimize=compilation.optimize)
             shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
             ctx = replace(ctx, shifts=shifts)
         plan = compilation.run_pass(one, graph, ctx).plan or plan

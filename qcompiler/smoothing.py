@@ -38,8 +38,8 @@ def smoothed(
         return ctx
     if compilation.options.improve == "none":
         return ctx
-    for one in _tried(compilation):
-        ctx = attempted(compilation, ctx, one, skip_bad=skip_bad)
+    if tried := _tried(compilation):
+        ctx = attempted(compilation, ctx, tried, skip_bad=skip_bad)
     for one in _decided(compilation):
         assert ctx.plan is not None
         feeds = compilation.samples().good() if skip_bad else compilation.samples()

@@ -29,39 +29,53 @@ LEAST_GAIN = 0.5
 """Decibels that a pass must gain: the samples are few."""
 
 
-def attempted(compilation: Compilation, ctx: PassContext, one: RowsPass, *, skip_bad: bool = False) -> PassContext:
-    """The context after the pass, with the compilation's graph as it leaves it; both as they were where the outputs
-    gain too little by it."""
+def attempted(
+    compilation: Compilation, ctx: PassContext, passes: Sequence[RowsPass], *, skip_bad: bool = False
+) -> PassContext:
+    """The context after those of the passes that the outputs gain enough by, with the compilation's graph as they leave
+    it. Each is tried on what the ones before it left."""
     assert ctx.plan is not None
-    before, wanted = compilation.graph, one.wanted(compilation.graph, ctx.plan)
-    points = measuring_points(before)
+    plain, plan = compilation.graph, ctx.plan
+    points = measuring_points(plain)
+    if not points or not any(one.wanted(plain, plan) for one in passes):
+        return ctx
     feeds = compilation.typical(skip_bad=skip_bad, count=SAMPLES)
-    if not wanted or not points or len(feeds) < 3:
+    fitted, judged = feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
+    if not judged:
         return ctx
-    compilation.graph = ir.clone(before)
-    rows = calibrate.sample_rows(
-        compilation.graph, wanted, feeds, most=one.rows, samples=one.samples, skip_bad=skip_bad
-    )
-    with one_thread_each():
-        found = compilation.run_pass(one, compilation.graph, replace(ctx, rows=rows))
-    assert found.plan is not None
-    if found.plan.smoothing.keys() == ctx.plan.smoothing.keys():
-        compilation.graph = before
-        return ctx
-    found, after = compilation.placed(replace(found, rows=None)), compilation.graph
-    names, fitted, judged = list(points), feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
-    told = []
-    for graph, context in ((before, ctx), (after, found)):
+
+    def told(graph: ir.Graph, found: PassContext) -> float:
         compilation.graph = graph
-        errors = _errors(before, _rounded(compilation, context, fitted), names, judged, compilation.optimize)
-        told.append(overall([error.sqnr + points[error.name] for error in errors]))
-    gain = told[1] - told[0]
-    reason = f"{told[1]:.1f} dB, and {told[0]:.1f} without, on {len(judged)} samples"
-    if gain < LEAST_GAIN:
-        compilation.graph = before
-        return replace(ctx, plan=ctx.plan.deciding([one.name], "tried and not kept", reason))
-    assert found.plan is not None
-    return replace(found, plan=found.plan.deciding([one.name], "kept", reason))
+        errors = _errors(plain, _rounded(compilation, found, fitted), list(points), judged, compilation.optimize)
+        return overall([error.sqnr + points[error.name] for error in errors])
+
+    decibels: float | None = None  # of the graph as it is, once that is asked for
+    for one in passes:
+        assert ctx.plan is not None
+        before, wanted = compilation.graph, one.wanted(compilation.graph, ctx.plan)
+        if not wanted:
+            continue
+        compilation.graph = ir.clone(before)
+        rows = calibrate.sample_rows(
+            compilation.graph, wanted, feeds, most=one.rows, samples=one.samples, skip_bad=skip_bad
+        )
+        with one_thread_each():
+            found = compilation.run_pass(one, compilation.graph, replace(ctx, rows=rows))
+        assert found.plan is not None
+        if found.plan.smoothing.keys() == ctx.plan.smoothing.keys():
+            compilation.graph = before
+            continue
+        found, after = compilation.placed(replace(found, rows=None)), compilation.graph
+        decibels = told(before, ctx) if decibels is None else decibels
+        changed = told(after, found)
+        reason = f"{changed:.1f} dB, and {decibels:.1f} without, on {len(judged)} samples"
+        kept = changed >= decibels + LEAST_GAIN
+        if kept:
+            ctx, decibels = found, changed
+        compilation.graph = after if kept else before
+        assert ctx.plan is not None
+        ctx = replace(ctx, plan=ctx.plan.deciding([one.name], "kept" if kept else "tried and not kept", reason))
+    return ctx
 
 
 def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) -> ir.Graph:
@@ -69,7 +83,8 @@ def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) 
     assert ctx.plan is not None
     counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan))
     statistics = counted.run(open_samples(feeds, compilation.source.inputs))
-    return compilation.rounded(corrected(compilation, compilation.solved(replace(ctx, statistics=statistics))))
+    plan = compilation.solved(replace(ctx, statistics=statistics))
+    return compilation.rounded(corrected(compilation, plan, feeds))
 
 
 def _errors(

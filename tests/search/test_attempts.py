@@ -90,7 +90,7 @@ def job(constants: dict[str, np.ndarray]) -> tuple[Compilation, PassContext]:
 def test_what_helps_is_kept() -> None:
     compilation, ctx = job(uneven())
     before = compilation.graph
-    after = attempted(compilation, ctx, Skew(0.01))
+    after = attempted(compilation, ctx, [Skew(0.01)])
     assert after.plan is not None and list(after.plan.smoothing) == ["w"] and after.rows is None
     assert [(one.action, one.where) for one in after.plan.decisions] == [("kept", ("skew",))]
     assert compilation.graph is not before
@@ -101,7 +101,7 @@ def test_what_helps_is_kept() -> None:
 def test_what_does_not_help_leaves_the_graph_as_it_was(times: float) -> None:
     compilation, ctx = job(even())
     before = compilation.graph
-    after = attempted(compilation, ctx, Skew(times))
+    after = attempted(compilation, ctx, [Skew(times)])
     assert after.plan is not None and not after.plan.smoothing
     assert [one.action for one in after.plan.decisions] == ["tried and not kept"]
     assert compilation.graph is before and "dB, and" in after.plan.decisions[0].reason

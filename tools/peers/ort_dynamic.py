@@ -2,7 +2,7 @@
 
 from feeds import OUT
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from ort_prepared import prepared
+from ort_prepared import prepared, reduced_range
 
 with prepared() as model:
-    quantize_dynamic(model, OUT, per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(model, OUT, per_channel=True, reduce_range=reduced_range(), weight_type=QuantType.QInt8)

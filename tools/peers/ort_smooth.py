@@ -2,7 +2,7 @@
 
 from feeds import OUT, feeds
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-from ort_prepared import prepared
+from ort_prepared import prepared, reduced_range
 from reader import Reader
 
 
@@ -22,5 +22,6 @@ with prepared() as model:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=reduced_range(),
         extra_options={"SmoothQuant": True},
     )

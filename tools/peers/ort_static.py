@@ -3,7 +3,7 @@ min-max ranges (entropy and percentile keep every activation of every sample in 
 
 from feeds import OUT
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-from ort_prepared import prepared
+from ort_prepared import prepared, reduced_range
 from reader import Reader
 
 with prepared() as model:
@@ -15,4 +15,5 @@ with prepared() as model:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=reduced_range(),
     )
