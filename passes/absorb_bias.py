@@ -94,7 +94,7 @@ def absorb(maker: ir.Node, readers: list[ir.Node], constant: np.ndarray, namer: 
     for node in readers:
         weight = node.inputs[1].values
         sums = weight.reshape(*weight.shape[:2], -1).sum(axis=2, dtype=np.float64)  # [O, C], or [C, 1] of each alone
-        added = sums[:, 0] * constant if is_depthwise(node) else sums @ constant
+        added = sums[:, 0] * constant if is_depthwise(node) else (sums * constant).sum(axis=1)
         if len(node.inputs) > 2 and node.inputs[2].name:
             node.inputs[2] = bias(node.inputs[2].values + added, node.inputs[2].name)
         else:

@@ -120,7 +120,7 @@ def _noise(transform: np.ndarray, gram: np.ndarray, values: Mapping[str, np.ndar
 def multiply(group: Group, transform: np.ndarray, namer: ir.Namer) -> None:
     """Edits the weights."""
     forth = transform.astype(np.float64)
-    back = np.linalg.inv(forth)
+    back = _inverse(forth)
 
     def constant(old: ir.Tensor, values: np.ndarray) -> ir.Constant:
         return ir.Constant(namer(f"{old.name}_mixed"), values.astype(np.float32))
@@ -129,8 +129,35 @@ def multiply(group: Group, transform: np.ndarray, namer: ir.Namer) -> None:
         for index in (1, 2):
             if index < len(node.inputs) and node.inputs[index].name:
                 old = node.inputs[index]
-                node.inputs[index] = constant(old, np.tensordot(forth, old.values.astype(np.float64), 1))
+                mixed = _product(forth, old.values.reshape(len(forth), -1).astype(np.float64))
+                node.inputs[index] = constant(old, mixed.reshape(old.values.shape))
     for node in group.readers:
         old = node.inputs[1]
-        turned = np.tensordot(old.values.astype(np.float64), back, (1, 0))
-        node.inputs[1] = constant(old, np.moveaxis(turned, -1, 1))
+        moved = np.moveaxis(old.values, 1, 0)
+        mixed = _product(back.T, moved.reshape(len(back), -1).astype(np.float64))
+        node.inputs[1] = constant(old, np.moveaxis(mixed.reshape(moved.shape), 0, 1))
+
+
+# Statistics know a model by the bytes of its weights, also on other machines, where BLAS would sum in another order.
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of matrices of float64, the same to the bit on every machine."""
+    total = np.zeros((left.shape[0], right.shape[1]))
+    for index in range(left.shape[1]):
+        total += left[:, index, None] * right[None, index]
+    return total
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """The same, by Gauss and Jordan with partial pivoting."""
+    size = len(matrix)
+    rows = np.concatenate([matrix, np.eye(size)], axis=1)
+    for index in range(size):
+        pivot = index + int(np.argmax(np.abs(rows[index:, index])))
+        rows[[index, pivot]] = rows[[pivot, index]]
+        rows[index] /= rows[index, index]
+        others = rows[:, index].copy()
+        others[index] = 0.0
+        rows -= others[:, None] * rows[None, index]
+    return rows[:, size:]

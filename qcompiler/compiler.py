@@ -146,6 +146,7 @@ class Compilation:
         self.stages = Stages(options.progress)
         self.runs: list[PassRun] = []
         self.front: list[FrontRecord] = []
+        self.warnings: list[str] = []
         with self.stages("load"):
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
@@ -264,6 +265,9 @@ class Compilation:
                 statistics = replace(statistics, smoothing=dict(plan.smoothing), rounding=dict(plan.rounding))
             else:
                 statistics.check(self.graph)
+                if self.data is not None and not statistics.of_samples(self.data, self.data.count):
+                    where = statistics.where
+                    self.warnings.append(f"ranges are those of {where}, which is of other samples than these")
         ctx = replace(ctx, statistics=statistics)
         with self.stages("solve"):
             return self.best_solved(ctx), statistics
@@ -455,7 +459,7 @@ class Compilation:
     def finish(
         self, statistics: calibrate.Statistics | None, candidate: Candidate, found: Measured, warnings: list[str]
     ) -> Result:
-        report = report_of(self, candidate, found, warnings, statistics)
+        report = report_of(self, candidate, found, [*self.warnings, *warnings], statistics)
         return Result(candidate.graph, candidate.plan, statistics, report)
 
     def diagnostics(self) -> list[Diagnostic]:

@@ -34,7 +34,9 @@ def smoothed(
         plan = replace(ctx.plan, smoothing=earlier.smoothing, rounding=earlier.rounding)
         ctx = replace(ctx, plan=plan)
         for one in (*_tried(compilation), *_decided(compilation)):
-            ctx = compilation.placed(compilation.run_pass(one, compilation.graph, ctx))
+            with one_thread_each():  # as when it was decided: sums are then the same to the bit
+                ctx = compilation.run_pass(one, compilation.graph, ctx)
+            ctx = compilation.placed(ctx)
         return ctx
     if compilation.options.improve == "none":
         return ctx
@@ -69,7 +71,8 @@ def repeated(compilation: Compilation, plan: Plan) -> None:
     """
     _check_known(plan.smoothing, compilation.graph, "the plan belongs")
     for one in (*_tried(compilation), *_decided(compilation)):
-        compilation.run_pass(one, compilation.graph, PassContext(compilation.target, plan))
+        with one_thread_each():
+            compilation.run_pass(one, compilation.graph, PassContext(compilation.target, plan))
 
 
 def _check_known(smoothing: Mapping[str, np.ndarray], graph: ir.Graph, what: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -86,6 +88,11 @@ def feed_key(feed: dict[str, np.ndarray]) -> str:
 def add_keys(a: str, b: str) -> str:
     """The key of two sets of feeds together: a sum, so that neither order nor grouping counts."""
     return f"{(int(a, 16) + int(b, 16)) % 2**256:064x}"
+
+
+def samples_key(feeds: Iterable[dict[str, np.ndarray]]) -> str:
+    """The key of all these feeds."""
+    return functools.reduce(add_keys, map(feed_key, feeds), "0" * 64)
 
 
 def compare_keys(a: str, b: str, what: str, where: str = "", *, fix: str = "calibrate this model") -> None:

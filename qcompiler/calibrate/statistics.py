@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.calibrate.keys import add_keys, compare_keys, model_key
+from qcompiler.calibrate.keys import add_keys, compare_keys, model_key, samples_key
 from qcompiler.errors import StatisticsError
 
 FORMAT = 2
@@ -124,8 +124,8 @@ class Statistics:
 
     ``model_key`` identifies the model (see ``model_key``) and ``samples`` counts the feeds. ``data_key`` identifies
     the feeds whatever their order: the sum of their digests, modulo 2^256, in hexadecimal. ``smoothing``: what the
-    channels of some tensors were divided by, float32 ``[K]``, in the model that these are statistics of. ``rounding``:
-    what else the samples said about weights, see ``Plan``.
+    channels of some tensors were changed by in the model that these are statistics of, and ``rounding``: what else the
+    samples said about weights; see ``Plan``.
 
     ``observer``: the one asked for when these were taken; empty when any will do, as all are solved from the same
     counts. ``skipped``: samples left out because they failed, by their place in the data, with the reason. ``shard``:
@@ -216,6 +216,12 @@ class Statistics:
     def check_model(self, graph: ir.Graph) -> None:
         """Raises StatisticsError, naming the difference, unless these, or a shard of them, are of this very model."""
         compare_keys(self.model_key, model_key(graph), "is of another model", self.where)
+
+    def of_samples(self, feeds: Iterable[dict[str, np.ndarray]], count: int | None) -> bool:
+        """Whether these are of the very ``feeds``, ``count`` in number where that is known."""
+        if self.skipped or count not in (None, self.samples):
+            return bool(self.skipped)  # then nobody can tell
+        return samples_key(feeds) == self.data_key
 
     def chosen_observer(self, wanted: str | None) -> str | None:
         """The observer to solve with: these statistics' own unless they serve any. Raises StatisticsError when another

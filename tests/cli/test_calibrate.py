@@ -147,6 +147,14 @@ def test_smoothing_of_earlier_statistics(folder: Path) -> None:
     assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
 
 
+@pytest.mark.parametrize(("count", "shift", "told"), [(12, 0.0, False), (12, 1.0, True), (4, 0.0, True)])
+def test_statistics_of_other_samples_are_told(folder: Path, count: int, shift: float, told: bool) -> None:
+    invoke(*CALIBRATE, "-o", "s.npz")
+    np.savez(folder / "these.npz", **{name: a[:count] + shift for name, a in np.load(folder / "conv.npz").items()})
+    done = invoke("compile", "conv.onnx", "-o", "o.onnx", "--stats", "s.npz", "--data", "these.npz", "--no-timing")
+    assert ("ranges are those of s.npz, which is of other samples" in " ".join(done.out.split())) == told
+
+
 def test_activations_whose_squares_overflow(folder: Path) -> None:
     x = samples((12, 16))
     x[3], x[5, 0] = 1e30, np.finfo(np.float32).max

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pass_helpers import feed, outputs, program
 from planned import decided, weights
 
 import qcompiler
 from qcompiler import ir
 from qcompiler.errors import PassError
-from qcompiler.passes.mix_channels import MixChannels, best_transform
+from qcompiler.passes.mix_channels import MixChannels, _inverse, _product, best_transform
 from qcompiler.plan import Plan
 
 CHAIN = """(float[N,4,16,16] x) => (float[N,4,16,16] y) {
@@ -90,6 +92,14 @@ def test_refused(text: str) -> None:
     graph = program(text, {**correlated(), **weights(v=(8, 1, 1, 1), t=(4, 8, 1, 1))})
     ir.infer_shapes(graph)
     assert not MixChannels().groups(graph)
+
+
+@given(st.integers(1, 24), st.integers(0, 9))
+def test_its_arithmetic_is_that_of_matrices(size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    matrix, other = random.standard_normal((size, size)), random.standard_normal((size, 5))
+    np.testing.assert_allclose(_product(matrix, other), matrix @ other, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(_product(_inverse(matrix), matrix), np.eye(size), atol=1e-7)
 
 
 def test_too_few_rows_tell_nothing() -> None:
