@@ -16,6 +16,7 @@ from qcompiler.passes._edit import operand
 from qcompiler.passes._elementwise import Function, function_of
 from qcompiler.passes._linear import laid_out
 from qcompiler.passes.fold_scale_into_dequantize import scaled
+from qcompiler.passes.smooth_conv import is_depthwise
 from qcompiler.passes.spell_zero_points import takes_zero_point
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
@@ -262,6 +263,8 @@ class _Placement:
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
+                if by_row or (node.op == "Conv" and is_depthwise(node)):  # kernels that sum in 32 bits
+                    scheme = replace(scheme, paired=False)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
             if entry.bias is not None and self.activations and not by_row:
                 bias = operand(node, entry.bias)

@@ -68,14 +68,18 @@ class RoundWeights(MomentsPass):
             scale, zero_point = numerics.scale_and_zero_point(*ends, quant.scheme)
             steps = np.broadcast_to(numerics.spread(scale, quant.scheme, weight.shape), weight.shape)
             offset = np.broadcast_to(numerics.spread(zero_point, quant.scheme, weight.shape), weight.shape)
-            low, high = quant.scheme.code_range
+            first, last = quant.scheme.code_range
             exact = as_rows(node, weight) / as_rows(node, steps)
             zero = as_rows(node, offset)[..., :1]
-            ends = (low - zero, high - zero)
+            ends = (first - zero, last - zero)
             nearest = np.clip(np.rint(exact), *ends)
+            if quant.scheme.paired:
+                most = np.abs(nearest) + as_rows(node, numerics.pair_room(_as_weight(node, nearest), quant.scheme))
+                ends = (np.maximum(ends[0], -most), np.minimum(ends[1], most))
+            low, high = (np.broadcast_to(end, exact.shape) for end in ends)
             found = np.concatenate(
                 [
-                    compensated(exact[..., part], factored(moment, self.damping), *ends)
+                    compensated(exact[..., part], factored(moment, self.damping), low[..., part], high[..., part])
                     for part, moment in zip(blocks_of(exact.shape[2]), moments[name].fitted)
                 ],
                 axis=2,
@@ -85,9 +89,7 @@ class RoundWeights(MomentsPass):
             found = nearest + change
             before, after = (noise(exact - codes, as_rows(node, steps), moments[name]) for codes in (nearest, found))
             gain = 10.0 * np.log10(before / after) if after > 0.0 else 0.0
-            shaped = np.empty(weight.shape, np.int8)
-            as_rows(node, shaped)[...] = change
-            return shaped, float(gain)
+            return _as_weight(node, change), float(gain)
 
         names = [name for name in readers if name in moments]
         with one_thread_each():
@@ -96,6 +98,13 @@ class RoundWeights(MomentsPass):
                     rounding[name] = change
                     diagnostics.append(Diagnostic(name, f"rounded with the others in mind, {gain:.1f} dB less noise"))
         return PassResult(len(diagnostics), tuple(diagnostics), replace(plan, rounding=rounding))
+
+
+def _as_weight(node: ir.Node, rows: np.ndarray) -> np.ndarray:
+    """Rows ``[G, N, K]`` in the weight's own shape."""
+    shaped = np.empty(node.inputs[1].values.shape, rows.dtype)
+    as_rows(node, shaped)[...] = rows
+    return shaped
 
 
 def _by_itself(quant: TensorQuant) -> bool:

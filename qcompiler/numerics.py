@@ -9,7 +9,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
-from qcompiler.scheme import PerAxis, PerBlock, Scheme
+from qcompiler.scheme import MOST_OF_A_PAIR, PerAxis, PerBlock, Scheme
 
 SMALLEST_SCALE = np.float32(2.0**-100)
 """Scales below this are raised to it: products of two scales must stay normal float32 numbers."""
@@ -76,8 +76,12 @@ def scale_and_zero_point(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> t
 
 
 def weight_range(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value of each group of a constant, shaped as its scale will be."""
+    """Smallest and largest value of each group of a constant, shaped as its scale will be. Of a ``paired`` scheme what
+    the two of a pair reach together, either way: rounded, they are then ``MOST_OF_A_PAIR`` together at most."""
     granularity = scheme.granularity
+    if scheme.paired:
+        reach = pair_sums(values, scheme)
+        return -reach, reach
     if isinstance(granularity, PerAxis):
         axis = granularity.axis % values.ndim
         others = tuple(d for d in range(values.ndim) if d != axis)
@@ -91,6 +95,52 @@ def weight_range(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.nda
         starts = np.arange(0, values.shape[axis], granularity.size)
         return np.minimum.reduceat(values, starts, axis=axis), np.maximum.reduceat(values, starts, axis=axis)
     return values.min(), values.max()
+
+
+def pair_sums(values: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The largest sum of the magnitudes of a pair of weights, for each scale.
+
+    Kernels of x86 without VNNI multiply two neighbours by two codes and sum that in 16 bits (vpmaddubsw). Neighbours
+    are those along K, in convolutions along positions and then channels, as ONNX Runtime gathers windows. Where these
+    are no multiple of four, ``align-channels`` may put zeros between: then any two may be neighbours.
+    """
+    sums = _pairs(np.abs(values), scheme).max(axis=1)
+    return sums if isinstance(scheme.granularity, PerAxis) else sums[0]
+
+
+def pair_room(codes: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """By how much each code may grow, whatever the others do within theirs, for no pair to be too large: int32."""
+    room = (MOST_OF_A_PAIR - _pairs(np.abs(codes.astype(np.int32)), scheme)) // 2
+    places = _summed_rows(np.arange(codes.size).reshape(codes.shape), scheme)
+    found = np.empty(codes.size, np.int32)
+    found[places] = np.repeat(room, -(-places.shape[1] // room.shape[1]), axis=1)[:, : places.shape[1]]
+    return found.reshape(codes.shape)
+
+
+def _pairs(magnitudes: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """``[rows, pairs]``: the sum of each pair; of the two largest where any two may be one."""
+    rows = _summed_rows(magnitudes, scheme)
+    along, step = (-2, 2) if _outputs_last(magnitudes, scheme) else (1, 4)
+    ordered = magnitudes.ndim < 3 or magnitudes.shape[along] % step == 0
+    if not isinstance(scheme.granularity, PerAxis) or not ordered:
+        return np.sort(rows, axis=1)[:, -2:].sum(axis=1, keepdims=True)
+    both = rows[:, 0::2].copy()
+    both[:, : rows.shape[1] // 2] += rows[:, 1::2]
+    return both
+
+
+def _summed_rows(values: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """``[rows, K]``: what is summed up, in the order in which it is; a row for each scale."""
+    if not isinstance(scheme.granularity, PerAxis) or values.ndim < 2:
+        return values.reshape(1, -1)
+    if _outputs_last(values, scheme):
+        return np.moveaxis(values, -1, 0).reshape(values.shape[-1], -1)
+    return np.moveaxis(values, 1, -1).reshape(len(values), -1)
+
+
+def _outputs_last(values: np.ndarray, scheme: Scheme) -> bool:
+    granularity = scheme.granularity
+    return isinstance(granularity, PerAxis) and granularity.axis % values.ndim == values.ndim - 1 > 0
 
 
 def sqnr(reference: np.ndarray, actual: np.ndarray) -> float:

@@ -26,6 +26,11 @@ _RANGES: dict[str, tuple[int, int]] = {
     "float4_e2m1fn": (-6, 6),
 }
 
+_FIELDS = ("dtype", "symmetric", "axis", "block", "bits", "paired")
+
+MOST_OF_A_PAIR = 128
+"""255 · 128 is the largest product of a uint8 and a pair of weights that 16 bits hold."""
+
 
 @dataclass(frozen=True)
 class PerTensor:
@@ -64,14 +69,15 @@ class Scheme:
     """A representation in codes: ``real = scale * (code - zero_point)``. Codes are integers, but for ``float8_e4m3fn``
     (FP8 Formats for Deep Learning, Micikevicius et al. 2022, table 1) and ``float4_e2m1fn`` (see ``microscaling``).
 
-    ``bits`` narrows the codes actually used below what ``dtype`` holds (7-bit weights in an int8 tensor keep x86
-    machines without VNNI from saturating in 16 bits).
+    ``bits`` narrows the codes actually used below what ``dtype`` holds. ``paired``: the codes of two weights that a
+    kernel multiplies and sums first are ``MOST_OF_A_PAIR`` at most together (see ``numerics.pair_sums``).
     """
 
     dtype: CodeType
     symmetric: bool
     granularity: Granularity = PerTensor()
     bits: int | None = None
+    paired: bool = False
 
     @property
     def spaced_evenly(self) -> bool:
@@ -106,7 +112,7 @@ class Scheme:
         return self.dtype == "float4_e2m1fn"
 
     def __str__(self) -> str:
-        bits = f" ({self.bits} bit)" if self.bits is not None else ""
+        bits = f" ({self.bits} bit)" if self.bits is not None else " (in pairs)" if self.paired else ""
         return f"{self.dtype}{bits} {'symmetric' if self.symmetric else 'asymmetric'} per {self.granularity}"
 
     def to_json(self) -> dict[str, object]:
@@ -117,27 +123,30 @@ class Scheme:
             data["block"] = self.granularity.size
         if self.bits is not None:
             data["bits"] = self.bits
+        if self.paired:
+            data["paired"] = True
         return data
 
     @staticmethod
     def from_json(data: dict[str, object]) -> Scheme:
-        unknown = set(data) - {"dtype", "symmetric", "axis", "block", "bits"}
+        unknown = sorted(set(data) - set(_FIELDS))
         if unknown:
-            raise PlanError(
-                f"unknown scheme field '{sorted(unknown)[0]}'", fix="use dtype, symmetric, axis, block, bits"
-            )
+            raise PlanError(f"unknown scheme field '{unknown[0]}'", fix=f"use {', '.join(_FIELDS)}")
         dtype, symmetric = data.get("dtype"), data.get("symmetric")
         if not isinstance(dtype, str) or dtype not in _RANGES:
             raise PlanError(f"unknown integer type '{dtype}'", fix=f"use one of {', '.join(_RANGES)}")
         if not isinstance(symmetric, bool):
             raise PlanError(f"scheme field 'symmetric' is {symmetric!r}, not true or false")
+        paired = data.get("paired", False)
+        if not isinstance(paired, bool):
+            raise PlanError(f"scheme field 'paired' is {paired!r}, not true or false")
         axis, block = _integer(data, "axis"), _integer(data, "block", least=1)
         granularity: Granularity = PerTensor()
         if axis is not None:
             granularity = PerAxis(axis) if block is None else PerBlock(axis, block)
         elif block is not None:
             raise PlanError("scheme field 'block' needs 'axis'", fix="say along which axis the blocks run")
-        return Scheme(dtype, symmetric, granularity, _integer(data, "bits", least=2))  # type: ignore[arg-type]
+        return Scheme(dtype, symmetric, granularity, _integer(data, "bits", least=2), paired)  # type: ignore[arg-type]
 
 
 def _integer(data: dict[str, object], name: str, least: int | None = None) -> int | None:

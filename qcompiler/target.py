@@ -248,7 +248,7 @@ class Target:
         if isinstance(self.weight.granularity, PerBlock):
             axis = 1 - entry.weight_axis if rank == 2 else self.weight.granularity.axis
             return replace(self.weight, granularity=replace(self.weight.granularity, axis=axis))
-        return Scheme(self.weight.dtype, self.weight.symmetric, PerAxis(entry.weight_axis), self.weight.bits)
+        return replace(self.weight, granularity=PerAxis(entry.weight_axis))
 
 
 def is_float(tensor: gs.Tensor) -> bool:

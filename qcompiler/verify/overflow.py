@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from qcompiler import ir
+from qcompiler import ir, numerics
+from qcompiler.scheme import MOST_OF_A_PAIR, PerAxis, Scheme
 from qcompiler.target import Target
 
-_PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_PRODUCTS = frozenset(("Conv", "Gemm", "MatMul"))
 _CODED = {
-    "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1,
-    "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1,
+    "QLinearConv": 3, "QLinearMatMul": 3, "ConvInteger": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1,
+    "MatMulIntegerToFloat": 1,
 }  # fmt: skip
 """Products of codes, with the place of their weight."""
 
 
 def overflowing(graph: ir.Graph, target: Target) -> list[str]:
-    """The nodes that multiply 8-bit codes with int8 weights that use more bits than the target's CPU has room for; none
-    where it has room for all eight."""
-    most = target.weight.code_range[1]
-    if target.weight.dtype != "int8" or most == np.iinfo(np.int8).max:
+    """The nodes that multiply 8-bit codes with int8 weights of which a pair is too large for the target's CPU; none
+    where it has room for any."""
+    if not target.weight.paired:
         return []
-    return [
-        node.name
-        for _, node in ir.all_nodes(graph)
-        if (weight := _weight(node)) is not None and np.abs(weight.astype(np.int16)).max(initial=0) > most + 1
-    ]
+    return [node.name for node, sums in _sums(graph) if sums.max(initial=0) > MOST_OF_A_PAIR]
+
+
+def _sums(graph: ir.Graph) -> Iterator[tuple[ir.Node, np.ndarray]]:
+    """Products of codes and constant weights, with the largest sum of a pair of each output."""
+    for _, node in ir.all_nodes(graph):
+        weight = _weight(node)
+        if weight is None or weight.ndim < 2:
+            continue
+        convolves = "Conv" in node.op
+        if convolves and node.attrs.get("group", 1) == weight.shape[0] and weight.shape[1] == 1:
+            continue  # of each channel alone: summed in 32 bits
+        axis = 0 if convolves or node.attrs.get("transB", 0) else weight.ndim - 1
+        yield node, numerics.pair_sums(weight.astype(np.int32), Scheme("int8", True, PerAxis(axis), paired=True))
 
 
 def _weight(node: ir.Node) -> np.ndarray | None:

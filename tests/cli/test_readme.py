@@ -69,6 +69,6 @@ def test_the_plan() -> None:
 def test_the_target(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(block("docs/targets.md", "toml"))
     target = load_target(str(tmp_path / "mine.toml"), "small")
-    assert target.name == "mine" and target.weight.bits == 7 and len(target.operators) == 2
+    assert target.name == "mine" and target.weight.paired and len(target.operators) == 2
     for names in target.pipeline.values():
         assert all(registry.parse(name) for name in names)

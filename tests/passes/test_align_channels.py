@@ -16,7 +16,7 @@ from qcompiler.target import load_target
 from qcompiler.verify import fused
 
 TARGET = load_target("ort-cpu").at("int8", "standard")
-MOST = TARGET.weight.code_range[1]
+MOST = 63  # no CPU cuts their sums off
 
 
 def stem(
