@@ -26,6 +26,7 @@ CHAIN = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
     a = Conv(x, w, b) h = Relu(a) d = Conv<group = 8, pads = [1,1,1,1]>(h, v) y = Conv(d, u)
 }"""
 UNTIMED = qcompiler.Options(timing=False)
+AVX2 = replace(UNTIMED, cpu="avx2")  # the same codes wherever the tests run
 
 
 def even() -> dict[str, np.ndarray]:
@@ -50,7 +51,7 @@ def both() -> dict[str, np.ndarray]:
     made = weights(w=(8, 4, 1, 1), m=(8, 8, 1, 1), b=(8,), v=(8, 1, 1, 1), t=(4, 8, 1, 1))
     loud = np.random.default_rng(5).standard_normal(8).astype(np.float32)
     along = loud / np.linalg.norm(loud)
-    made["w"][:, 0, 0, 0] += 20.0 * loud
+    made["w"][:, 0, 0, 0] += 4.0 * loud
     made["m"] -= np.einsum("oixy,i,j->ojxy", made["m"], along, along)
     made["m"][1:] *= 0.1
     made["b"][1:] *= 0.1
@@ -128,27 +129,30 @@ def test_a_kept_pass_is_repeated_by_the_plan_and_by_the_statistics() -> None:
 def test_plans_and_statistics_repeat_passes_that_change_the_same_weights(tmp_path: Path) -> None:
     graph = program(TWICE, both())
     feeds = [feed(graph, seed) for seed in range(48)]
-    found = qcompiler.compile(graph, feeds, options=UNTIMED)
+    found = qcompiler.compile(graph, feeds, options=AVX2)
     assert found.plan is not None and found.statistics is not None
     assert {"mix-channels: a", "equalize-channels: c"} <= found.plan.smoothing.keys()
-    again = qcompiler.compile(graph, plan=Plan.from_json(found.plan.to_json()), options=UNTIMED)
+    again = qcompiler.compile(graph, plan=Plan.from_json(found.plan.to_json()), options=AVX2)
     assert again.model.SerializeToString() == found.model.SerializeToString()
     found.statistics.save(tmp_path / "stats.npz")
     earlier = calibrate.Statistics.load(tmp_path / "stats.npz")
-    counted = qcompiler.compile(graph, feeds, statistics=earlier, options=UNTIMED)
+    counted = qcompiler.compile(graph, feeds, statistics=earlier, options=AVX2)
     assert counted.plan is not None and counted.plan.smoothing.keys() == found.plan.smoothing.keys()
 
 
 def test_a_plan_of_another_model_is_refused() -> None:
     plan = Plan(smoothing={"mix-channels: elsewhere": np.eye(8, dtype=np.float32)})
     with pytest.raises(PlanError, match=r"the plan belongs to another model.*no tensor 'elsewhere'"):
-        qcompiler.compile(program(TWICE, both()), plan=plan, options=UNTIMED)
+        qcompiler.compile(program(TWICE, both()), plan=plan, options=AVX2)
 
 
 def test_targets_that_share_a_calibration_share_what_was_kept() -> None:
     graph = program(TWICE, both())
     feeds = [feed(graph, seed) for seed in range(48)]
-    jobs = [Compilation(graph, feeds, target, "int8", None, UNTIMED) for target in ("ort-cpu", "tensorrt")]
+    jobs = [
+        Compilation(graph, feeds, target, "int8", None, options)
+        for target, options in (("ort-cpu", AVX2), ("tensorrt", UNTIMED))
+    ]
     shared = statistics_for(jobs)
     assert {"mix-channels: a", "equalize-channels: c"} <= shared.smoothing.keys()
     for job in jobs:
