@@ -263,7 +263,7 @@ class _Placement:
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
-                if by_row or (node.op == "Conv" and is_depthwise(node)):  # kernels that sum in 32 bits
+                if node.op == "Conv" and is_depthwise(node):  # a kernel that sums in 32 bits
                     scheme = replace(scheme, paired=False)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
             if entry.bias is not None and self.activations and not by_row:

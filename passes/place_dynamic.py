@@ -10,7 +10,6 @@ from qcompiler.errors import PassError
 from qcompiler.passes.place import BY_ROW, why_not
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
-from qcompiler.target import OPS
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class PlaceDynamic(Pass):
             elif entry is not None and entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = ctx.target.weight_scheme(entry, weight.values.ndim)
-                if ctx.target.ops == OPS[1]:  # our kernels sum in 32 bits
-                    scheme = replace(scheme, paired=False)
                 sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(BY_ROW, origin="dynamic")
                 sites[Site(weight.name, node.name, entry.weight)] = TensorQuant(scheme)
                 chosen.append(node.name)

@@ -2,6 +2,7 @@
 
     python tools/bench_int8.py                                     the table, with one and with two threads
     python tools/bench_int8.py --isa avx2 --threads 1 --json result.json
+    python tools/bench_int8.py --paired                            weights of which two neighbours share 8 bits
 
 Rounds and ratios are as in bench_int4.py. One thread is timed by its own processor time, to which other work on
 the machine adds little, several by the clock.
@@ -73,11 +74,11 @@ def seconds(call: Callable[[], Any], repeats: int, threads: int) -> float:
     return (clock() - start) / repeats
 
 
-def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
+def measure(case: Case, threads: int, budget: float, most: int) -> dict[str, Any]:
     """One row of the table: medians over as many rounds as fit in ``budget`` seconds."""
     random = np.random.default_rng(case.depth * case.columns)
     constants = {
-        "B": random.integers(-127, 128, (case.depth, case.columns)).astype(np.int8),
+        "B": random.integers(-most, most + 1, (case.depth, case.columns)).astype(np.int8),
         "scales": random.uniform(0.001, 0.01, case.columns).astype(np.float32),
     }
     a = random.normal(size=(case.rows, case.depth)).astype(np.float32)
@@ -105,8 +106,8 @@ def measure(case: Case, threads: int, budget: float) -> dict[str, Any]:
     }
 
 
-def child(threads: int, budget: float) -> None:
-    rows = [measure(Case(rows, *matrix), threads, budget) for matrix in MATRICES for rows in ROWS]
+def child(threads: int, budget: float, most: int) -> None:
+    rows = [measure(Case(rows, *matrix), threads, budget, most) for matrix in MATRICES for rows in ROWS]
     ran = [name for name, runs in native.int8_runs().items() if runs > 0]
     json.dump({"ran": ran, "threads": threads, "rows": rows}, sys.stdout)
 
@@ -131,16 +132,17 @@ def main() -> None:
     parser.add_argument("--isa", nargs="+", default=["auto"], choices=["auto", *native.ISAS])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
+    parser.add_argument("--paired", action="store_true", help="weights that 16 bits have room for, in pairs")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.threads[0], arguments.seconds)
+        child(arguments.threads[0], arguments.seconds, 64 if arguments.paired else 127)
         return
     results = []
     for isa in arguments.isa:
         for threads in arguments.threads:
-            options = ("--threads", threads, "--seconds", arguments.seconds)
+            options = ["--threads", threads, "--seconds", arguments.seconds, *(["--paired"] if arguments.paired else [])]
             results.append({"isa": isa, **measure_in_child(__file__, isa, *options)})
             print_table(Console(), results[-1])
     if arguments.json:

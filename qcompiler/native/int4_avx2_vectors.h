@@ -15,6 +15,11 @@ struct Avx2 {
   static constexpr bool in_pairs = false;
   static constexpr int vectors(int rows) { return rows == 1 ? 4 : 2; }  // one row reads a panel in one go
 
+  static constexpr bool lines_in_pairs = false;
+
+  // GCC would make all products of a tile before it sums any, and has sixteen registers for them.
+  static void in_order(I& sum) { __asm__("" : "+x"(sum)); }
+
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float value) { return _mm256_set1_ps(value); }
   static F load(const void* from) { return _mm256_loadu_ps(static_cast<const float*>(from)); }

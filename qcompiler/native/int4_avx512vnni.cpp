@@ -12,6 +12,7 @@ struct V {
   using D = __m512i;
   static constexpr int kLanes = 16;
   static constexpr bool in_pairs = false;
+  static constexpr bool lines_in_pairs = true;  // as Zen 4 does
   static constexpr int rows = 6;  // 12 sums, 12 totals, 4 vectors of weights: 28 of the 32 registers
   static constexpr int vectors(int) { return 2; }
 

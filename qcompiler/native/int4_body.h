@@ -5,6 +5,7 @@
 //   rows, vectors(R)       the largest tile, and how many vectors of columns a tile of R rows takes at a time
 //   D start(I), dot(D, B, I), I finish(D, I)   sums of products of unsigned 4-bit and signed 8-bit values, four to a
 //                          lane; `start` and `finish` are called every 32 k, so a D may be narrower than its sum
+//   lines_in_pairs         whether the processor brings two lines of its cache where one is asked for
 //   in_pairs               whether two rows are multiplied at a time, by these:
 //   exchange(D&, D&)       between the sums of two rows and what dot_pair adds to, in both directions
 //   load_pair(row, row)    eight values of each
@@ -111,11 +112,12 @@ void multiply_quantized_tile(const Int4Matrix& matrix, const std::uint8_t* panel
                              const float* bias, std::size_t columns, float* out, std::size_t stride) {
   constexpr int kVectors = V::vectors(R);
   constexpr std::size_t kWidth = kVectors * V::kLanes;
-  // Weights are asked for ahead of their use. One row does so little with them that memory is the limit: every second line
-  // suffices, the processor brings them in pairs, and asking for more takes the place of what it asks for by itself.
-  // Several rows need them in the first-level cache in time.
-  constexpr std::size_t kAhead = R == 1 ? 4096 : 2560, kLine = R == 1 ? 128 : 64;
-  constexpr int kLocality = R == 1 ? 2 : 3;
+  // Weights are asked for ahead of their use, in time for the first-level cache. One row does so little with them that
+  // memory is the limit: where the processor brings lines in pairs, every second one suffices, and asking for more takes
+  // the place of what it asks for by itself.
+  constexpr bool kSparsely = R == 1 && V::lines_in_pairs;
+  constexpr std::size_t kAhead = kSparsely ? 4096 : 2560, kLine = kSparsely ? 128 : 64;
+  constexpr int kLocality = kSparsely ? 2 : 3;
   const std::size_t scale_bytes = matrix.scale_bytes();
   const std::size_t header = scale_bytes + (kZeroPoints ? kPanelColumns * 2 : 0);
   const std::size_t row_bytes = matrix.quantized_row_bytes();

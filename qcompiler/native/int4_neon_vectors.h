@@ -13,6 +13,7 @@ struct Neon {
   using B = uint8x16_t;
   static constexpr int kLanes = 4;
   static constexpr bool in_pairs = false;
+  static constexpr bool lines_in_pairs = false;
   static constexpr int vectors(int rows) { return rows == 1 ? 8 : 2; }  // one row reads a panel in one go
 
   static F zero() { return vdupq_n_f32(0.0f); }

@@ -25,12 +25,16 @@ inline constexpr std::size_t kInt8Columns = 64;                // of a panel
 inline constexpr std::size_t kInt8Group = 4 * kInt8Columns;    // bytes of four k of a panel
 inline constexpr std::size_t kInt8Header = 8 * kInt8Columns;   // bytes of its scales and sums
 inline constexpr std::size_t kInt8LargestDepth = 65536;        // 255 * 128 times as many still fit 32 bits
+inline constexpr int kInt8LargestPair = 128;                   // 255 times as much still fits 16 bits
 inline constexpr float kInt8SmallestRange = 0x1p-116f;         // 255 divided by it is still a float
 
 struct Int8Matrix {
   const std::uint8_t* panels;
   std::size_t depth;    // K as the model has it
   std::size_t columns;  // N as the model has it
+  // Whether 16 bits hold the sum of any two codes' products with the weights of an even k and of the next one: these are
+  // then 128 together at most, in magnitude.
+  bool paired;
 
   std::size_t groups() const { return (depth + 3) / 4; }
   std::size_t panel_count() const { return (columns + kInt8Columns - 1) / kInt8Columns; }
@@ -60,6 +64,7 @@ struct Int8Kernels {
 
 extern const Int8Kernels int8_scalar;
 extern const Int8Kernels int8_avx2;
+extern const Int8Kernels int8_avx2paired;  // for paired matrices only
 extern const Int8Kernels int8_avxvnni;
 extern const Int8Kernels int8_avx512vnni;
 extern const Int8Kernels int8_neon;

@@ -10,7 +10,7 @@ struct V : Avx2 {
   };
   using A = W;
   static constexpr int rows = 4;  // 8 sums, 4 vectors of weights and 2 of codes
-  static constexpr int vectors = 2;
+  static constexpr int vectors(int r) { return r == 1 ? 4 : 2; }
   static W weights(const std::uint8_t* from) {
     const __m256i bytes = load_int(from);
     return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};

@@ -12,7 +12,7 @@ struct V {
   using A = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int rows = 6;  // 24 sums, 4 vectors of weights and one of codes: 29 of the 32 registers
-  static constexpr int vectors = 4;
+  static constexpr int vectors(int) { return 4; }
 
   static F zero() { return _mm512_setzero_ps(); }
   static F set(float value) { return _mm512_set1_ps(value); }

@@ -6,7 +6,7 @@ struct V : Avx2 {
   using W = __m256i;
   using A = __m256i;
   static constexpr int rows = 6;  // 12 sums, 2 vectors of weights and one of codes
-  static constexpr int vectors = 2;
+  static constexpr int vectors(int r) { return r == 1 ? 8 : 2; }  // one row reads a panel in one go
   static W weights(const std::uint8_t* from) { return load_int(from); }
   static A four(const std::uint8_t* from) { return broadcast(from); }
   static I dot(I sum, W weights, A codes) {

@@ -2,7 +2,7 @@
 // the table of functions and includes this. As in observe_body.h, nothing of the standard library may be instantiated.
 //
 // V has, for vectors of kLanes int32 or float32 (types I and F):
-//   rows, vectors          the largest tile, and how many vectors of columns it takes at a time
+//   rows, vectors(R)       the largest tile, and how many vectors of columns a tile of R rows takes at a time
 //   W weights(bytes), A four(bytes), I start(sums), I dot(I, W, A)
 //                          sums of products of unsigned and signed 8-bit values, four to a lane. `sums` are those of the
 //                          weights, for instructions that know signed values only: they take 128 less of every code
@@ -87,7 +87,7 @@ template <int R, int kVectors>
 QCOMPILER_INLINE void multiply_columns(const Int8Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* codes,
                                        const Int8Row* scales, std::size_t first, const float* bias, std::size_t columns,
                                        float* out, std::size_t stride) {
-  constexpr std::size_t kAhead = 4096;  // one row does so little with weights that they are asked for ahead of their use
+  constexpr std::size_t kAhead = 4096;  // few rows do so little with weights that they are asked for ahead of their use
   const std::size_t row_bytes = matrix.row_bytes();
   const std::uint8_t* sums = panel + kInt8Columns * 4;
   V::I dots[R][kVectors];
@@ -100,10 +100,8 @@ QCOMPILER_INLINE void multiply_columns(const Int8Matrix& matrix, const std::uint
   const std::uint8_t* weights = panel + kInt8Header + first * 4;
   const std::uint8_t* const end = codes + matrix.groups() * 4;
   for (; codes < end; codes += 4, weights += kInt8Group) {
-    if (R == 1) {
-      QCOMPILER_UNROLL
-      for (int line = 0; line < kVectors * V::kLanes * 4; line += 64) __builtin_prefetch(weights + kAhead + line, 0, 2);
-    }
+    QCOMPILER_UNROLL
+    for (int line = 0; line < kVectors * V::kLanes * 4; line += 64) __builtin_prefetch(weights + kAhead + line, 0, 2);
     V::W columns_of[kVectors];
     QCOMPILER_UNROLL
     for (int v = 0; v < kVectors; ++v) columns_of[v] = V::weights(weights + v * V::kLanes * 4);
@@ -129,10 +127,10 @@ template <int R>
 void multiply_rows(const Int8Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* codes, const Int8Row* scales,
                    std::size_t rows, const float* bias, std::size_t columns, float* out, std::size_t stride) {
   if (rows == R) {
-    constexpr int kFew = (V::vectors + 1) / 2;  // for the last columns
+    constexpr int kMany = V::vectors(R), kFew = (kMany + 1) / 2;  // these for the last columns
     std::size_t first = 0;
-    for (; first + kFew * V::kLanes < columns; first += V::vectors * V::kLanes) {
-      multiply_columns<R, V::vectors>(matrix, panel, codes, scales, first, bias, columns, out, stride);
+    for (; first + kFew * V::kLanes < columns; first += kMany * V::kLanes) {
+      multiply_columns<R, kMany>(matrix, panel, codes, scales, first, bias, columns, out, stride);
     }
     if (first < columns) multiply_columns<R, kFew>(matrix, panel, codes, scales, first, bias, columns, out, stride);
   } else if constexpr (R > 1) {

@@ -1,12 +1,13 @@
 #include "int8_weights.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace qcompiler {
 
 Int8Weights::Int8Weights(const std::int8_t* weights, const float* scales, std::size_t depth, std::size_t columns)
-    : matrix_{nullptr, depth, columns} {
+    : matrix_{nullptr, depth, columns, true} {
   const std::size_t size = matrix_.panel_count() * matrix_.panel_bytes();
   memory_ = packed_memory(size);
   std::memset(memory_.get(), 0, size);
@@ -18,9 +19,11 @@ Int8Weights::Int8Weights(const std::int8_t* weights, const float* scales, std::s
     for (std::size_t k = 0; k < depth; ++k) {
       std::uint8_t* to = out + kInt8Header + k / 4 * kInt8Group + k % 4;
       const std::int8_t* from = weights + k * columns + first;
+      const std::int8_t* before = k % 2 == 1 ? from - columns : from;
       for (std::size_t c = 0; c < count; ++c) {
         to[c * 4] = static_cast<std::uint8_t>(from[c]);
         sums[c] += from[c];
+        if (k % 2 == 1) matrix_.paired &= std::abs(from[c]) + std::abs(before[c]) <= kInt8LargestPair;
       }
     }
     std::memcpy(out + kInt8Columns * sizeof(float), sums, sizeof sums);

@@ -18,6 +18,7 @@ struct Isa {
   ObserveFunction observe;
   const Int4Kernels* int4;
   const Int8Kernels* int8;
+  const Int8Kernels* int8_paired;  // for paired matrices, often the same
   const LookupKernels& (*lookup)();
 };
 

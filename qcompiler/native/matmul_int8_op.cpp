@@ -38,8 +38,8 @@ class MatMulInt8Kernel {
   static constexpr const char* kName = "MatMulInt8";
 
   MatMulInt8Kernel(const ort::Api& api, const ort::KernelInfo* info)
-      : api_(api), isa_(isa_in_use()), kernels_(*isa_.int8), node_(describe_node(api, info, kName)),
-        weights_(read_weights(info)) {
+      : api_(api), isa_(isa_in_use()), node_(describe_node(api, info, kName)), weights_(read_weights(info)),
+        kernels_(weights_.matrix().paired ? *isa_.int8_paired : *isa_.int8) {
     const Tensor bias = constant_input(api, info, kBiasInput, bias_is_constant_);
     if (bias_is_constant_) bias_ = read_bias(bias);
   }
@@ -164,9 +164,9 @@ class MatMulInt8Kernel {
 
   const ort::Api& api_;
   const Isa& isa_;
-  const Int8Kernels& kernels_;
   std::string node_;
   Int8Weights weights_;
+  const Int8Kernels& kernels_;
   bool bias_is_constant_ = false;
   std::vector<float> bias_;
 };

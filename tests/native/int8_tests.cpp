@@ -49,9 +49,13 @@ class Exact {
 };
 
 struct Weights {
-  Weights(std::size_t depth, std::size_t columns, std::uint32_t seed) : bytes(depth * columns), scales(columns) {
+  // `paired`: no two together are more than kInt8LargestPair.
+  Weights(std::size_t depth, std::size_t columns, std::uint32_t seed, bool paired)
+      : bytes(depth * columns), scales(columns) {
     std::mt19937 random(seed);
-    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::int8_t>(random());
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<std::int8_t>(paired ? static_cast<int>(random() % 129) - 64 : static_cast<int>(random() % 256) - 128);
+    }
     for (std::size_t i = 0; i < columns; ++i) scales[i] = 0.5f + static_cast<float>(random() % 1000) / 1000.0f;
   }
   Exact<std::int8_t> bytes;
@@ -100,11 +104,11 @@ Exact<float> random_values(std::size_t count, std::uint32_t seed) {
 
 // Calls test(weights, matrix, values, count, bias) for every shape, with a bias and without.
 template <typename Test>
-void for_every_product(std::size_t largest_tile, const Test& test) {
+void for_every_product(std::size_t largest_tile, bool paired, const Test& test) {
   std::uint32_t seed = 0;
   for (const std::size_t depth : {1, 2, 3, 4, 5, 15, 16, 17, 31, 64, 65, 127, 131, 256}) {
     for (const std::size_t columns : {1, 7, 16, 31, 32, 33, 48, 64, 65, 97, 131}) {
-      const Weights weights(depth, columns, ++seed);
+      const Weights weights(depth, columns, ++seed, paired);
       const Int8Weights packed(weights.bytes.data(), weights.scales.data(), depth, columns);
       for (std::size_t count = 1; count <= largest_tile; ++count) {
         const Exact<float> values = random_values(count * depth, seed);
@@ -117,7 +121,7 @@ void for_every_product(std::size_t largest_tile, const Test& test) {
 }
 
 void the_scalar_kernels_are_the_definition() {
-  for_every_product(3, [](const Weights& weights, const Int8Matrix& matrix, const Exact<float>& values, std::size_t count,
+  for_every_product(3, false, [](const Weights& weights, const Int8Matrix& matrix, const Exact<float>& values, std::size_t count,
                           const std::vector<float>& bias) {
     const Rows rows(qcompiler::int8_scalar, matrix, values, count);
     const std::vector<float> y = product(qcompiler::int8_scalar, matrix, rows, count, bias);
@@ -145,10 +149,11 @@ void same_codes(const Int8Matrix& matrix, const Rows& ours, const Rows& referenc
   }
 }
 
-void kernels_agree_with_the_scalar_ones(const Int8Kernels& kernels) {
-  for_every_product(kernels.rows, [&](const Weights&, const Int8Matrix& matrix, const Exact<float>& values,
+void kernels_agree_with_the_scalar_ones(const Int8Kernels& kernels, bool paired) {
+  for_every_product(kernels.rows, paired, [&](const Weights&, const Int8Matrix& matrix, const Exact<float>& values,
                                       std::size_t count, const std::vector<float>& bias) {
     const Rows ours(kernels, matrix, values, count), reference(qcompiler::int8_scalar, matrix, values, count);
+    CHECK(matrix.paired || !paired);
     same_codes(matrix, ours, reference, count);
     const std::vector<float> y = product(kernels, matrix, ours, count, bias);
     const std::vector<float> expected = product(qcompiler::int8_scalar, matrix, ours, count, bias);
@@ -159,7 +164,7 @@ void kernels_agree_with_the_scalar_ones(const Int8Kernels& kernels) {
 }
 
 void odd_values_are_quantized_alike(const Int8Kernels& kernels) {
-  const Weights weights(37, 5, 1);
+  const Weights weights(37, 5, 1, false);
   const Int8Weights packed(weights.bytes.data(), weights.scales.data(), 37, 5);
   for (const std::vector<float>& pattern : std::vector<std::vector<float>>{
            {0.0f}, {-0.0f}, {2.5f}, {1.0f, -1.0f}, {3e38f, 1e38f}, {3e38f, -3e38f}, {1e-45f}, {-1e-38f, 1e-39f},
@@ -174,11 +179,11 @@ void odd_values_are_quantized_alike(const Int8Kernels& kernels) {
   }
 }
 
-void sums_reach_their_extremes(const Int8Kernels& kernels) {
+void sums_reach_their_extremes(const Int8Kernels& kernels, bool paired) {
   // Every product at its largest, as many as are allowed: 255 * 128 * 65536 is just below 2^31.
   const std::size_t depth = qcompiler::kInt8LargestDepth;
-  for (const int extreme : {-128, 127}) {
-    const Weights weights(depth, 2, 2);
+  for (const int extreme : paired ? std::vector<int>{-64, 64} : std::vector<int>{-128, 127}) {
+    const Weights weights(depth, 2, 2, paired);
     for (std::size_t i = 0; i < weights.bytes.size(); ++i) weights.bytes[i] = static_cast<std::int8_t>(extreme);
     weights.scales[0] = weights.scales[1] = 1.0f;
     const Int8Weights packed(weights.bytes.data(), weights.scales.data(), depth, 2);
@@ -191,19 +196,35 @@ void sums_reach_their_extremes(const Int8Kernels& kernels) {
   }
 }
 
-void every_instruction_set(const char* name, const Int8Kernels& kernels) {
-  std::printf("instruction set %s\n", name);
-  kernels_agree_with_the_scalar_ones(kernels);
+// A pair is told by the two together, and only where both are of one column and the first k is even.
+void pairs_are_told() {
+  const std::int8_t fits[] = {-128, 127, 0, 1, 127, -64, -1, -64, 100, 100};  // [5, 2]
+  const float scales[] = {1.0f, 1.0f};
+  CHECK(Int8Weights(fits, scales, 5, 2).matrix().paired);
+  for (const std::size_t index : {2u, 6u}) {
+    std::int8_t over[10];
+    std::copy(std::begin(fits), std::end(fits), over);
+    over[index] = -2;
+    CHECK(!Int8Weights(over, scales, 5, 2).matrix().paired);
+  }
+}
+
+void every_instruction_set(const char* name, const Int8Kernels& kernels, bool paired = false) {
+  std::printf("instruction set %s%s\n", name, paired ? ", pairs" : "");
+  kernels_agree_with_the_scalar_ones(kernels, paired);
   odd_values_are_quantized_alike(kernels);
-  sums_reach_their_extremes(kernels);
+  sums_reach_their_extremes(kernels, paired);
 }
 
 }  // namespace
 
 int main() {
   the_scalar_kernels_are_the_definition();
+  pairs_are_told();
   for (const auto* isa = qcompiler::isa_begin(); isa != qcompiler::isa_end(); ++isa) {
-    if (isa->supported()) every_instruction_set(isa->name, *isa->int8);
+    if (!isa->supported()) continue;
+    every_instruction_set(isa->name, *isa->int8);
+    if (isa->int8_paired != isa->int8) every_instruction_set(isa->name, *isa->int8_paired, true);
   }
 #if defined(__x86_64__)
   std::string unused;
