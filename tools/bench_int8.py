@@ -142,7 +142,8 @@ def main() -> None:
     results = []
     for isa in arguments.isa:
         for threads in arguments.threads:
-            options = ["--threads", threads, "--seconds", arguments.seconds, *(["--paired"] if arguments.paired else [])]
+            options = ["--threads", threads, "--seconds", arguments.seconds]
+            options += ["--paired"] if arguments.paired else []
             results.append({"isa": isa, **measure_in_child(__file__, isa, *options)})
             print_table(Console(), results[-1])
     if arguments.json:
