@@ -124,3 +124,12 @@ def test_the_others_run_in_older_runtimes(version: str, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert f"computed with {version}" in ran.stdout
     assert "qcompiler::MatMulInt4, node 'product': K = 65 is not a multiple of block_size = 32" in ran.stdout
+
+
+def test_a_runtime_that_is_too_old_says_so(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "onnxruntime==1.17.3", "numpy<2"], check=True)
+    user = "import sys, onnxruntime as ort\nort.SessionOptions().register_custom_ops_library(sys.argv[1])"
+    ran = subprocess.run([python, "-c", user, native.library_path()], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1 and "qcompiler's operators need ONNX Runtime 1.18 or newer" in ran.stderr, ran
