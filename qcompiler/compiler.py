@@ -147,6 +147,8 @@ class Compilation:
         self.runs: list[PassRun] = []
         self.front: list[FrontRecord] = []
         self.warnings: list[str] = []
+        if self.target.foreign and options.timing and self.kind.quantize != "none":
+            self.warnings.append(f"speed was measured here, and this CPU is not {self.target.cpu}: see --no-timing")
         with self.stages("load"):
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
@@ -225,6 +227,9 @@ class Compilation:
                               fix=fix)  # fmt: skip
         if self.data is None or not self.options.timing:
             raise DataError("what is to be met is measured", where=self.name, fix="give samples, and leave timing on")
+        if self.target.foreign:
+            what = f"what is to be met is measured here, and this CPU is not {self.target.cpu}"
+            raise TargetError(what, where=self.name, fix="leave --cpu out, or compile there")
 
     def clean(self) -> None:
         with self.stages("clean"):
@@ -402,8 +407,9 @@ class Compilation:
 
     @property
     def optimize(self) -> str:
-        """How far ONNX Runtime may rewrite a graph in codes: its kernels stand for the target's, or no one's do."""
-        return "all" if self.target.verifier == "onnxruntime" else "none"
+        """How far ONNX Runtime may rewrite a graph in codes whose outputs are judged: its kernels here are the
+        target's, or no one's are to be."""
+        return "all" if self.target.verifier == "onnxruntime" and not self.target.foreign else "none"
 
     @cached_property
     def large(self) -> bool:

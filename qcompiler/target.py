@@ -132,6 +132,7 @@ class Target:
     ``decide`` (or ``scale``), ``round`` and ``correct`` (on samples), ``spell`` (zero points as arithmetic), ``lower``,
     ``standard`` (for the runtime alone) or, where our own operators may be used, ``native``, and ``emit``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
+    ``cpu``: one of the kinds of CPU that the file knows, ``cpus``; ``foreign``: this machine's is another.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says, ``best`` by trying all on samples.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
@@ -151,6 +152,7 @@ class Target:
     pipeline: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cpu: str = ""
     cpus: Mapping[str, str] = field(default_factory=dict)
+    foreign: bool = False
     precisions: Mapping[str, Precision] = field(default_factory=lambda: USUAL)
     verifier: str = VERIFIERS[0]
     gpu: str = ""
@@ -379,6 +381,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             pipeline={stage: tuple(names) for stage, names in data.get("pipeline", {}).items()},
             cpu=cpu,
             cpus={name: kind.get("why", "") for name, kind in kinds.items()},
+            foreign=bool(kinds) and cpu != detect_cpu(),
             precisions=precisions or USUAL,
             verifier=verifier,
             gpu=data.get("gpu", ""),

@@ -12,9 +12,12 @@ import pytest
 from pass_helpers import ops, program
 
 import qcompiler
-from qcompiler import ir
+from qcompiler import Options, ir
+from qcompiler.compiler import Compilation
 from qcompiler.data import open_samples, spread
+from qcompiler.errors import TargetError
 from qcompiler.search import settle
+from qcompiler.search.goal import Goal
 from qcompiler.verify import timing
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
@@ -215,3 +218,21 @@ def test_fewer_samples_are_held_where_they_are_large(monkeypatch: pytest.MonkeyP
     samples = open_samples(feeds, graph.inputs)
     assert len(spread(samples, 16)) == 5
     assert len(spread(open_samples([{"x": np.zeros(999, np.float32)}] * 9, graph.inputs), 16)) == 4
+
+
+@pytest.mark.parametrize(("here", "judged_by"), [("vnni", "all"), ("avx2", "none")])
+def test_another_kind_of_cpu_is_not_judged_by_the_kernels_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, here: str, judged_by: str
+) -> None:
+    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    job = Compilation(program(PRODUCT, WEIGHTS), samples(4, 256), "ort-cpu", "int8", None, Options(cpu="vnni"))
+    assert job.optimize == judged_by
+    told = [warning for warning in job.run(None, None).report.warnings if "this CPU is not vnni" in warning]
+    assert len(told) == (here != "vnni")
+
+
+def test_nothing_is_met_for_another_kind_of_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: "avx2")
+    options = Options(cpu="vnni", goal=Goal(min_sqnr=20.0))
+    with pytest.raises(TargetError, match="this CPU is not vnni"):
+        qcompiler.compile(program(PRODUCT, WEIGHTS), samples(4, 256), options=options)

@@ -256,7 +256,8 @@ class Refiner:
         """Of each output, or part of one with what it is allowed. What costs no time is judged by their mean: what one
         gains is not to be paid for by another."""
         found = numbers.Comparison(list(self.points))
-        with session(with_outputs(candidate.graph, found.names)) as own:
+        graph = with_outputs(candidate.graph, found.names)
+        with session(graph, optimize=self.compilation.optimize) as own:
             outputs = side_by_side(lambda feed: run(own, feed, found.names), self.feeds[: len(self.expected)])
             for wanted, actual in zip(self.expected, outputs):
                 found.add(wanted, actual)

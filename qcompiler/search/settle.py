@@ -52,12 +52,13 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
     if compilation.large:
         return Measured([], None, 0)
     with compilation.stages("measure"), session(compilation.source, threads=options.threads) as source:
-        with session(graph, threads=options.threads) as compiled:
-            if options.timing:
-                feeds = improve.spaced(feeds, affordable(source, feeds))
+        if options.timing:
+            feeds = improve.spaced(feeds, affordable(source, feeds))
+        with session(graph, threads=options.threads, optimize=compilation.optimize) as compiled:
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
-            if not options.timing or not feeds:
-                return Measured(outputs, None, len(feeds))
+        if not options.timing or not feeds:
+            return Measured(outputs, None, len(feeds))
+        with session(graph, threads=options.threads) as compiled:
             found = timing.interleaved({"source": source, "compiled": compiled}, feeds, sure=timing.SURE)["compiled"]
     speed = SpeedRecord(
         source_ms=found.median * found.speedup * 1e3,
