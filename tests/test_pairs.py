@@ -86,6 +86,18 @@ def test_the_runtimes_kernels_are_exact_at_the_largest_codes(text: str, shape: t
             np.testing.assert_allclose(runtime.run(model, high)[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("text", ["y = MatMul(x, m)", "y = Gemm<transB = 1>(x, t, b)"])
+def test_products_are_exact_at_the_largest_codes(text: str, rows: int) -> None:
+    graph = program(f"(float[{rows},33] x) => (float y) {{ {text} }}", weights(m=(33, 17), t=(17, 33), b=(17,)))
+    ir.infer_shapes(graph)
+    coded = lowered(graph, solved(graph, placed(graph, target=TARGET), target=TARGET))
+    for value in (9.0, -9.0):
+        feed = {"x": np.full((rows, 33), value, np.float32)}
+        with runtime.session(coded) as model:
+            np.testing.assert_allclose(runtime.run(model, feed)[0], outputs(coded, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
 def test_rounding_with_the_others_in_mind_keeps_pairs_small() -> None:
     made = weights(w=(64, 64, 3, 3), v=(8, 64, 1, 1))
     graph = program("(float[1,64,6,6] x) => (float y) { a = Conv(x, w) b = Relu(a) y = Conv(b, v) }", made)
