@@ -70,20 +70,16 @@ class RoundWeights(MomentsPass):
             offset = np.broadcast_to(numerics.spread(zero_point, quant.scheme, weight.shape), weight.shape)
             first, last = quant.scheme.code_range
             exact = as_rows(node, weight) / as_rows(node, steps)
-            zero = as_rows(node, offset)[..., :1]
+            zero = as_rows(node, offset)[..., :1].astype(np.float32)
             ends = (first - zero, last - zero)
             nearest = np.clip(np.rint(exact), *ends)
             if quant.scheme.paired:
                 most = np.abs(nearest) + as_rows(node, numerics.pair_room(_as_weight(node, nearest), quant.scheme))
                 ends = (np.maximum(ends[0], -most), np.minimum(ends[1], most))
-            low, high = (np.broadcast_to(end, exact.shape) for end in ends)
-            found = np.concatenate(
-                [
-                    compensated(exact[..., part], factored(moment, self.damping), low[..., part], high[..., part])
-                    for part, moment in zip(blocks_of(exact.shape[2]), moments[name].fitted)
-                ],
-                axis=2,
-            )
+            found = np.empty_like(exact)
+            for part, moment in zip(blocks_of(exact.shape[2]), moments[name].fitted):
+                low, high = (end if end.shape[2] == 1 else end[..., part] for end in ends)
+                found[..., part] = compensated(exact[..., part], factored(moment, self.damping), low, high)
             # What a plan holds of it is a byte a weight.
             change = np.clip(found - nearest, -127, 127).astype(np.int8)
             found = nearest + change
@@ -127,10 +123,7 @@ def compensated(
     left = np.take_along_axis(exact.swapaxes(1, 2), order[:, :, None], 1).astype(np.float32)  # [G, K, N]
     units = None if steps is None else np.take_along_axis(steps.swapaxes(1, 2), order[:, :, None], 1)
     left = left if units is None else left * units  # what errors are taken back in is alike for all
-    low, high = (
-        np.take_along_axis(np.broadcast_to(end, (*end.shape[:2], length)).swapaxes(1, 2), order[:, :, None], 1)
-        for end in (low.astype(np.float32), high.astype(np.float32))
-    )
+    low, high = (_in_order(end.astype(np.float32), order) for end in (low, high))
     for first in range(0, length, _RUN):
         last = min(first + _RUN, length)
         errors = np.empty_like(left[:, first:last])
@@ -148,6 +141,14 @@ def compensated(
     return codes.swapaxes(1, 2)
 
 
+def _in_order(ends: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """``[G, K, 1 or N]`` of the ends ``[G, 1 or N, 1 or K]``."""
+    turned = ends.swapaxes(1, 2)
+    if turned.shape[1] == 1:  # the same for all, of which no copy is needed
+        return np.broadcast_to(turned, (len(turned), order.shape[1], turned.shape[2]))
+    return np.take_along_axis(turned, order[:, :, None], 1)
+
+
 def factored(moment: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
     """The order in which inputs are rounded, int64 ``[G, K]``, and float32 ``[G, K, K]``: the lower triangular root of
     the inverse of the ordered moments, to whose diagonal ``damping`` is added, as a share of its mean. An error of the
@@ -161,6 +162,8 @@ def factored(moment: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray
     return order, np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).astype(np.float32)
 
 
+_OUTPUTS = 1024
+"""Outputs whose noise is computed together: a language model's last product has a hundred times as many."""
 _RUN = 32
 """Columns whose errors reach those behind them together."""
 
@@ -169,6 +172,8 @@ def noise(errors: np.ndarray, steps: np.ndarray, moments: Moments) -> float:
     """Power that the errors ``[G, N, K]``, in units of ``steps``, have at the outputs of samples that were held out."""
     total = 0.0
     for part, moment in zip(blocks_of(errors.shape[2]), moments.held_out):
-        scaled = (errors[..., part] * steps[..., part]).astype(np.float64)
-        total += float(np.sum((scaled @ moment) * scaled))
+        for first in range(0, errors.shape[1], _OUTPUTS):
+            some = slice(first, first + _OUTPUTS)
+            scaled = (errors[:, some, part] * steps[:, some, part]).astype(np.float64)
+            total += float(np.sum((scaled @ moment) * scaled))
     return total
