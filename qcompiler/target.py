@@ -132,7 +132,8 @@ class Target:
     ``decide`` (or ``scale``), ``round`` and ``correct`` (on samples), ``spell`` (zero points as arithmetic), ``lower``,
     ``standard`` (for the runtime alone) or, where our own operators may be used, ``native``, and ``emit``.
     ``ops``: one of ``OPS``; ``kind``: the precision, once one is chosen.
-    ``cpu``: one of the kinds of CPU that the file knows, ``cpus``; ``foreign``: this machine's is another.
+    ``cpu``: one of the kinds of CPU that the file knows, ``cpus``; ``foreign``: this machine's is
+    another one of these.
     ``verifier``: who is asked what became of a model. ``gpu``: the kind of GPU that is built for where none is named.
     ``observer``: how ranges are taken where nobody says, ``best`` by trying all on samples.
     ``refused``: operators that it cannot run at all, with the reason; ``domains``: those of other domains that it can.
@@ -381,7 +382,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             pipeline={stage: tuple(names) for stage, names in data.get("pipeline", {}).items()},
             cpu=cpu,
             cpus={name: kind.get("why", "") for name, kind in kinds.items()},
-            foreign=bool(kinds) and cpu != detect_cpu(),
+            foreign=detect_cpu() in kinds and cpu != detect_cpu(),
             precisions=precisions or USUAL,
             verifier=verifier,
             gpu=data.get("gpu", ""),

@@ -151,3 +151,16 @@ def test_tables_are_for_what_the_target_lists_and_for_native_operators() -> None
 def test_native_operators_on_a_target_without_them_are_refused() -> None:
     with pytest.raises(TargetError, match=r"target tensorrt: runs no operators of ours.*--ops standard"):
         load_target("tensorrt").at("int8", "native")
+
+
+@pytest.mark.parametrize(("here", "chosen", "foreign"), [("vnni", "vnni", False), ("vnni", "avx2", True)])
+def test_another_kind_of_cpu_is_foreign(monkeypatch: pytest.MonkeyPatch, here: str, chosen: str, foreign: bool) -> None:
+    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    assert load_target("ort-cpu", chosen).foreign == foreign and not load_target("ort-cpu").foreign
+    assert not load_target("tensorrt").foreign
+
+
+def test_kinds_of_ones_own_cannot_be_told_from_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(TEXT + "\n[cpu.small]\nweight = { paired = true }\n")
+    one = load_target(str(tmp_path / "mine.toml"), "small")
+    assert one.weight.paired and not one.foreign

@@ -219,9 +219,9 @@ class Statistics:
 
     def of_samples(self, feeds: Iterable[dict[str, np.ndarray]], count: int | None) -> bool:
         """Whether these are of the very ``feeds``, ``count`` in number where that is known."""
-        if self.skipped or count not in (None, self.samples):
-            return bool(self.skipped)  # then nobody can tell
-        return samples_key(feeds) == self.data_key
+        if self.skipped:  # nobody can tell
+            return True
+        return count in (None, self.samples) and samples_key(feeds) == self.data_key
 
     def chosen_observer(self, wanted: str | None) -> str | None:
         """The observer to solve with: these statistics' own unless they serve any. Raises StatisticsError when another

@@ -95,9 +95,7 @@ def overview(file: str, statistics: Statistics, console: Console) -> None:
     for line in remarks(statistics):
         console.print(line, markup=False)
     for name, factor in statistics.smoothing.items():
-        text = f"smoothed: '{name}' is multiplied by {factor.min():.3g} to {factor.max():.3g}, {len(factor)} channels"
-        if factor.ndim > 1:
-            text = f"mixed: '{name}', {len(factor)} channels with each other"
+        text = f"smoothed: '{name}', {len(factor)} channels, by numbers from {factor.min():.3g} to {factor.max():.3g}"
         console.print(text, markup=False)
 
 

@@ -40,9 +40,9 @@ def attempted(
     if not points or not any(one.wanted(plain, plan) for one in passes):
         return ctx
     feeds = compilation.typical(skip_bad=skip_bad, count=SAMPLES)
-    fitted, judged = feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
-    if not judged:
+    if len(feeds) < 3:
         return ctx
+    fitted, judged = feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]
 
     def told(graph: ir.Graph, found: PassContext) -> float:
         compilation.graph = graph

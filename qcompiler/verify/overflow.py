@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qcompiler import ir, numerics
+from qcompiler.lint.rule import coded_constant, dequantizer, quantized
 from qcompiler.scheme import MOST_OF_A_PAIR, PerAxis, Scheme
 from qcompiler.target import Target
 
@@ -41,14 +42,11 @@ def _sums(graph: ir.Graph) -> Iterator[tuple[ir.Node, np.ndarray]]:
 
 def _weight(node: ir.Node) -> np.ndarray | None:
     """int8, of a product that reads codes on both sides."""
-    if node.op in _PRODUCTS and not node.domain and len(node.inputs) > 1:
-        sides = [ir.producer(tensor) for tensor in node.inputs[:2]]
-        if any(side is None or side.op != "DequantizeLinear" for side in sides):
-            return None
-        tensor = sides[1].inputs[0] if sides[1] is not None else None
+    tensor: ir.Tensor | None = None
+    if node.op in _PRODUCTS and not node.domain and quantized(node):
+        side = dequantizer(node.inputs[1])
+        tensor = coded_constant(side) if side is not None else None
     elif node.op in _CODED and len(node.inputs) > _CODED[node.op]:
         tensor = node.inputs[_CODED[node.op]]
-    else:
-        return None
     coded = tensor is not None and ir.is_constant(tensor) and tensor.values.dtype == np.int8
     return tensor.values if coded and tensor is not None else None
