@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.search.budget import _UNHEARD, Price, Problem, Term
+from qcompiler.search.budget import _UNHEARD, GAP, Price, Problem, Term
 
 amounts = st.floats(0.0, 10.0).map(lambda value: round(value, 2))
 prices = st.builds(Price, amounts, amounts, amounts)
@@ -41,7 +41,7 @@ def tried(problem: Problem, least: str, most: dict[str, float]) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(problems(), st.permutations(("error", "seconds", "bytes")), st.floats(0.0, 1.0), st.integers(0, 2))
-def test_the_solver_finds_what_trying_everything_finds(
+def test_the_solver_comes_within_its_gap_of_trying_everything(
     problem: Problem, order: list[str], share: float, bounds: int
 ) -> None:
     least, *others = order
@@ -53,7 +53,7 @@ def test_the_solver_finds_what_trying_everything_finds(
         assert wanted == math.inf
         return
     price = problem.price(picks)
-    assert getattr(price, least) == pytest.approx(wanted, rel=2e-2, abs=1e-3)
+    assert wanted - 1e-3 <= getattr(price, least) <= wanted / (1.0 - GAP) + 1e-3
     assert all(getattr(price, name) <= bound + 1e-4 for name, bound in most.items())
 
 
