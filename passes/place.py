@@ -263,7 +263,8 @@ class _Placement:
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = self.target.weight_scheme(entry, weight.values.ndim)
-                if node.op == "Conv" and is_depthwise(node):  # a kernel that sums in 32 bits
+                # A kernel that sums in 32 bits, or nothing that is summed.
+                if (node.op == "Conv" and is_depthwise(node)) or not entry.activations:
                     scheme = replace(scheme, paired=False)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
             if entry.bias is not None and self.activations and not by_row:
@@ -352,6 +353,10 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
             return f"weights in {'four bits' if few else 'blocks'} are for products"
         if few and target.kind is not None and weight.values.size < target.kind.least_weights:
             return f"its weight of {weight.values.size} numbers is too small for four bits to pay"
+        if weight.values.size < entry.least_weights:
+            return f"its weight of {weight.values.size} numbers is too small for 8 bits to pay"
+        if not entry.activations and not few and any(reader.op != node.op for reader in weight.outputs):
+            return f"its weight '{weight.name}' would be kept in float beside the codes, for others"
         if isinstance(block, PerBlock) and weight.values.shape[block.axis] % block.size:
             return f"its {weight.values.shape[block.axis]} terms are no multiple of {block.size}"
         axes = len(node.inputs[0].shape or ())

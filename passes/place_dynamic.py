@@ -17,7 +17,7 @@ class PlaceDynamic(Pass):
     """Placement without samples: only weights have numbers beforehand. Nodes the plan keeps in float are respected.
 
     1. An operator with a constant weight whose target description says ``dynamic``: its activation and its weight. The
-       result and the bias stay in float.
+       result and the bias stay in float. Of one that reads no activation, a table of rows, the weight.
     2. Other operators with a constant weight stay in float, for the reason that the target gives.
     """
 
@@ -36,14 +36,15 @@ class PlaceDynamic(Pass):
             if node.name in plan.kept or (entry is not None and not entry.heavy):
                 continue
             reason = why_not(node, entry, ctx.target)
-            if entry is not None and not entry.dynamic:
+            if entry is not None and entry.activations and not entry.dynamic:
                 reason = reason or entry.static or "the target has no dynamic form of it"
             if reason:
                 diagnostics.append(Diagnostic(node.name, f"stays in float: {reason}", "refused"))
             elif entry is not None and entry.weight is not None:
                 weight = node.inputs[entry.weight]
                 scheme = ctx.target.weight_scheme(entry, weight.values.ndim)
-                sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(BY_ROW, origin="dynamic")
+                if entry.activations:
+                    sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(BY_ROW, origin="dynamic")
                 sites[Site(weight.name, node.name, entry.weight)] = TensorQuant(scheme)
                 chosen.append(node.name)
         plan = replace(

@@ -79,7 +79,8 @@ class Operator:
     two products around a Softmax. ``shortcut``: an operator; of the inputs only the one that is not computed by it is
     read in the activation scheme, and only beside one that is, in few bits.
     ``least_depth``: the fewest terms a product may sum for 8 bits to be worth a Q. ``least_channels``: the fewest
-    channels in and out, of each group; ``least_rows``: the fewest rows a product may have for one sample.
+    channels in and out, of each group; ``least_rows``: the fewest rows a product may have for one sample;
+    ``least_weights``: the fewest numbers its weight may have.
     ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
     ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: one of ``QUANTIZED``
@@ -106,6 +107,7 @@ class Operator:
     least_depth: int = 0
     least_channels: int = 0
     least_rows: int = 0
+    least_weights: int = 0
     ops: str = OPS[0]
     quantize: str = ""
 

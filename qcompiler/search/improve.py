@@ -257,7 +257,8 @@ class Improver:
             sure = min(sure, found_decibels + shift, ENOUGH)
             slowdown = max(self.seconds(trial) / fastest, 1e-3)
             if kept and self.seconds(trial) < self.allowed:
-                reason = f"with the others, {sure - measured:.1f} dB for {100.0 * (slowdown - 1.0):.0f} % of the time"
+                percent = round(100.0 * (slowdown - 1.0))
+                reason = f"with the others, {sure - measured:.1f} dB for {percent} % of the time"
                 options.append(Option(dict.fromkeys(sorted(kept), reason), sure, slowdown))
         return options[::-1]
 
