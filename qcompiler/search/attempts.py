@@ -81,7 +81,9 @@ def attempted(
 def _rounded(compilation: Compilation, ctx: PassContext, feeds: Sequence[Feed]) -> ir.Graph:
     """The compilation's graph in codes, with ranges from these samples and corrected biases."""
     assert ctx.plan is not None
-    counted = calibrate.Calibration(compilation.graph, compilation.watched(ctx.plan))
+    counted = calibrate.Calibration(
+        compilation.graph, compilation.watched(ctx.plan), scheduler=calibrate.Threads()
+    )
     statistics = counted.run(open_samples(feeds, compilation.source.inputs))
     plan = compilation.solved(replace(ctx, statistics=statistics))
     return compilation.rounded(corrected(compilation, plan, feeds))
