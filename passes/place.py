@@ -51,7 +51,9 @@ class Place(Pass):
        product with a positive scalar constant stays case 5.
     10. With our own operators, what the plan has as ``dynamic`` reads its activation in codes that are made as it runs,
         each row by itself (``fuse-int8``), unless that is there in codes anyway. The result and the bias stay in float.
-    11. Where the target has no zero points but a pass that spells them, a tensor has one if all its readers in codes,
+    11. What the plan has in ``four_bits`` has a weight as the target's precision of four bits has it, and reads no
+        codes.
+    12. Where the target has no zero points but a pass that spells them, a tensor has one if all its readers in codes,
         and those of tensors tied to it, can take back what it stands for.
     """
 
@@ -83,6 +85,8 @@ class _Placement:
         self.weights_alone = not self.activations or isinstance(target.activation.granularity, PerBlock)
         self.kept = set(plan.kept)
         self.dynamic = plan.dynamic if target.ops == OPS[1] else frozenset()
+        self.few = target.in_four_bits if plan.four_bits else None
+        self.four_bits = plan.four_bits if self.few is not None else frozenset()
         self.outputs = ir.output_tensors(graph)
         self.nodes = [node for _, node in ir.all_nodes(graph)]
         self.outermost = graph.nodes
@@ -100,12 +104,13 @@ class _Placement:
         for node in self.nodes:
             if node.name in self.kept:
                 continue
-            entry = self.target.operator(node)
+            target = self.target_of(node)
+            entry = target.operator(node)
             if entry is not None and entry.attention and not in_attention(node):
                 continue
             if entry is not None and entry.weight is None and self.weights_alone:
                 continue
-            reason = why_not(node, entry, self.target)
+            reason = why_not(node, entry, target)
             if entry is not None and not reason:
                 candidates[node] = entry
             elif reason:
@@ -140,6 +145,10 @@ class _Placement:
         chosen = {node.name for node in self.chosen}
         self.diagnostics = [remark for remark in self.diagnostics if remark.where not in chosen]
 
+    def target_of(self, node: ir.Node) -> Target:
+        """As what the node is quantized (case 11)."""
+        return self.few if self.few is not None and node.name in self.four_bits else self.target
+
     def tabulate(self, node: ir.Node) -> bool:
         """Whether the node computes an elementwise function of a tensor in codes (case 9); it is then chosen."""
         if not (self.activations and self.target.tabulates(node.op)) or node.name in self.kept:
@@ -168,11 +177,12 @@ class _Placement:
 
     def by_row(self, node: ir.Node, entry: Operator) -> bool:
         """Whether the node makes the codes that it reads, each row by itself (case 10)."""
-        return entry.dynamic and node.name in self.dynamic and not self.readable(node.inputs[0])
+        four_bits = node.name in self.four_bits
+        return entry.dynamic and node.name in self.dynamic and not four_bits and not self.readable(node.inputs[0])
 
     def read(self, node: ir.Node, entry: Operator) -> list[int]:
         """Indices of the inputs that the node reads in codes that are there."""
-        if self.by_row(node, entry):
+        if self.by_row(node, entry) or node.name in self.four_bits:
             return []
         if entry.shortcut:
             index = self.shortcut(node, entry)
@@ -262,12 +272,12 @@ class _Placement:
                     yield Site(tensor.name, node.name, index), quants.get(tensor.name, plain)
             if entry.weight is not None:
                 weight = node.inputs[entry.weight]
-                scheme = self.target.weight_scheme(entry, weight.values.ndim)
+                scheme = self.target_of(node).weight_scheme(entry, weight.values.ndim)
                 # A kernel that sums in 32 bits, or nothing that is summed.
                 if (node.op == "Conv" and is_depthwise(node)) or not entry.activations:
                     scheme = replace(scheme, paired=False)
                 yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
-            if entry.bias is not None and self.activations and not by_row:
+            if entry.bias is not None and self.activations and not by_row and node.name not in self.four_bits:
                 bias = operand(node, entry.bias)
                 per_channel = isinstance(scheme.granularity, PerAxis)
                 if bias is not None and ir.is_constant(bias) and bias.values.ndim == 1:
@@ -284,7 +294,7 @@ class _Placement:
 
     def shiftable(self) -> set[str]:
         """Names of the tensors that may have a zero point though the target has none: all that reads them in codes can
-        take back what is subtracted before they are rounded (case 11)."""
+        take back what is subtracted before they are rounded (case 12)."""
         scheme = self.target.activation
         if not (self.target.spells_zero_points and scheme.symmetric and scheme.spaced_evenly):
             return set()

@@ -376,6 +376,10 @@ class Compilation:
         """A copy of the cleaned graph with the plan's codes, all else as it was."""
         graph = ir.clone(self.graph)
         scratch = None if self.rounding is None else self.rounding.scratch
+        few = self.target.in_four_bits if plan.four_bits else None
+        if few is not None and few.kind is not None and graph.opset < few.kind.opset:
+            raising = registry.make("raise-opset", {"opset": few.kind.opset})
+            self.run_pass(raising, graph, PassContext(self.target, plan))
         self.run_passes("lower", graph, PassContext(self.target, plan, scratch=scratch))
         return graph
 

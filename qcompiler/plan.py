@@ -83,7 +83,8 @@ class Plan:
     """``sites``: what is quantized; ``intended``: the nodes meant to work on codes (others may read a quantized tensor
     too, dequantized); ``ties``: groups of tensors that share one scale and zero point; ``kept``: nodes that could have
     been quantized and stay in float, with the reason; ``dynamic``: products whose activation is quantized as they run,
-    each row by itself, where that can be; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
+    each row by itself, where that can be; ``four_bits``: products and tables whose weight has four bits, and which read
+    no codes; ``smoothing``: float32 ``[K]`` by which a tensor's channels are
     multiplied and the weights that read them divided, or ``[K, K]``, a transform of them; ``ranges``: (low, high) of
     tensors for which measuring found a better one than the observer; ``rounding``: int8, of a weight's shape, by how
     much its codes of 8 bits differ from those of rounding to nearest; ``four_bit_rounding``: the same of codes of four
@@ -97,6 +98,7 @@ class Plan:
     ties: tuple[frozenset[str], ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     dynamic: frozenset[str] = frozenset()
+    four_bits: frozenset[str] = frozenset()
     smoothing: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rounding: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -220,7 +222,9 @@ class Plan:
         kept = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.kept.items()))
         decisions = [{"where": list(d.where), "action": d.action, "reason": d.reason} for d in self.decisions]
         made = ",\n".join(f"    {json.dumps(decision)}" for decision in decisions)
-        dynamic = ",\n".join(f"    {json.dumps(name)}" for name in sorted(self.dynamic))
+        dynamic, few = (
+            ",\n".join(f"    {json.dumps(name)}" for name in sorted(names)) for names in (self.dynamic, self.four_bits)
+        )
         tensors = ",\n".join(lines)
         factors = {name: _shortest(factor) for name, factor in sorted(self.smoothing.items())}
         smooth = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in factors.items())
@@ -235,7 +239,8 @@ class Plan:
         return (
             f'{{\n{body}  "intended": [\n{intended}\n  ],\n'
             f'  "tensors": {{\n{tensors}\n  }},\n  "ties": [\n{ties}\n  ],\n'
-            f'  "kept": {{\n{kept}\n  }},\n  "dynamic": [\n{dynamic}\n  ],\n  "smoothing": {{\n{smooth}\n  }},\n'
+            f'  "kept": {{\n{kept}\n  }},\n  "dynamic": [\n{dynamic}\n  ],\n'
+            f'  "four_bits": [\n{few}\n  ],\n  "smoothing": {{\n{smooth}\n  }},\n'
             f'  "ranges": {{\n{ranges}\n  }},\n  "rounding": {{\n{rounded}\n  }},\n'
             f'  "four_bit_rounding": {{\n{four_bits}\n  }},\n  "shifts": {{\n{shifts}\n  }},\n'
             f'  "decisions": [\n{made}\n  ]\n}}\n'
@@ -267,6 +272,7 @@ class Plan:
                 ties,
                 dict(data.get("kept", {})),
                 frozenset(data.get("dynamic", ())),
+                frozenset(data.get("four_bits", ())),
                 {name: np.asarray(scale, np.float32) for name, scale in data.get("smoothing", {}).items()},
                 {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
                 {name: _unpacked(packed) for name, packed in data.get("rounding", {}).items()},
@@ -281,6 +287,7 @@ class Plan:
 _FIELDS = frozenset(
     (
         *("format", "target", "precision", "intended", "tensors", "ties", "kept", "dynamic"),
+        "four_bits",
         *("smoothing", "ranges", "rounding", "four_bit_rounding", "shifts", "decisions"),
     )
 )

@@ -222,6 +222,18 @@ class Target:
         return self.kind is not None and self.kind.quantize == "weights"
 
     @property
+    def four_bit_precision(self) -> str:
+        """The precision that quantizes weights alone, to four bits; empty where there is none."""
+        found = (name for name, one in self.precisions.items() if one.quantize == "weights" and one.weight is not None)
+        return next(found, "")
+
+    @property
+    def in_four_bits(self) -> Target | None:
+        """The target as single products of a mixture may have it: at that precision."""
+        name = self.four_bit_precision
+        return self.at(name, self.ops) if name else None
+
+    @property
     def without_samples(self) -> str:
         """What to do where there are no samples, as the end of a sentence; empty where nothing helps."""
         name = next((name for name, one in self.precisions.items() if one.quantize in ("dynamic", "weights")), "")

@@ -63,7 +63,8 @@ goal_options = shared.together(
     click.option("--min-sqnr", type=float, metavar="DB", help="Keep so many dB at each output, at the most speed."),
     shared.metric_options,
     click.option("--budget", multiple=True, metavar="latency=SHARE|size=SHARE",
-                 help="Take at most such a share of the source's time or weights: latency=0.5x, size=0.3x."),
+                 help="Take at most such a share of the source's time or weights: latency=0.5x, size=0.2x. "
+                 "Within a size, weights of products and embeddings may have four bits."),
     click.option("--improve", type=click.Choice(("none", "fast", "full")), default="fast", show_default=True,
                  help="How much to spend on fidelity."),
 )  # fmt: skip

@@ -144,8 +144,8 @@ class _Program:
     def join(self, together: frozenset[Pick]) -> None:
         picks = [self.variables[frozenset([pick])] for pick in sorted(together)]
         self.variables[together] = index = self.add(Price())
-        for pick in picks:
-            self.require({index: 1.0, pick: -1.0}, -np.inf, 0.0)
+        for own in picks:
+            self.require({index: 1.0, own: -1.0}, -np.inf, 0.0)
         self.require({index: 1.0, **dict.fromkeys(picks, -1.0)}, 1.0 - len(picks), np.inf)
         for pick, own in zip(sorted(together), picks):
             if (others := self.variables.get(together - {pick})) is not None and len(picks) > 2:

@@ -24,7 +24,7 @@ from qcompiler.plan import Plan, Site
 from qcompiler.runtime import Feed, side_by_side
 from qcompiler.scheme import PerAxis
 from qcompiler.search.cost import Cost, cost_of
-from qcompiler.search.mixture import FLOAT, Mixture, mixture, owners
+from qcompiler.search.mixture import FLOAT, FourBits, Mixture, mixture, owners
 from qcompiler.search.points import before_softmax, measuring_points, together
 from qcompiler.search.ranges import better_ranges
 from qcompiler.search.sensitivity import Switchboard, contributions
@@ -213,11 +213,11 @@ class Improver:
         self.activations.update({name: power for name, (_, power) in found.items()})
         return replace(self.plan, ranges={**self.plan.ranges, **{name: ends for name, (ends, _) in found.items()}})
 
-    def mixture(self, plan: Plan) -> Mixture:
-        """Of the solved plan: what may be left in float beside what it leaves."""
+    def mixture(self, plan: Plan, four_bits: FourBits | None = None) -> Mixture:
+        """Of the solved plan: what may be left in float beside what it leaves, or have weights of four bits."""
         noise = {**self.activations, **weight_noise(self.graph, plan, self.statistics, self.activations)}
         noise.update(self.of_dynamic_weights(plan))
-        return mixture(self.graph, plan, noise, self.cost, self.target)
+        return mixture(self.graph, plan, noise, self.cost, self.target, four_bits)
 
     def of_dynamic_weights(self, plan: Plan) -> dict[str, float]:
         """The noise of weights whose products quantize their activations as they run, in steps of which no one is known

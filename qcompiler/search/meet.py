@@ -22,6 +22,7 @@ from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.search.budget import Price, Problem
+from qcompiler.search.fewer_bits import four_bits, with_four_bits
 from qcompiler.search.goal import Goal
 from qcompiler.search.mixture import Mixture
 from qcompiler.search.refine import NOISE, Candidate, Refiner
@@ -114,7 +115,8 @@ class Meeting:
         """The best mixture within the goal, and all that were built."""
         study = self.refiner.studied(candidate)
         if study is not None and study.candidate.plan is not None:
-            search = _Search(self, study.candidate, study.improver.mixture(study.candidate.plan))
+            few = four_bits(self.refiner, study) if self.goal.size is not None else None
+            search = _Search(self, study.candidate, study.improver.mixture(study.candidate.plan, few))
             search.run()
             return search.good, search.standings
         standing = self.standing(candidate, Price())
@@ -155,7 +157,7 @@ class Meeting:
     def refusal(self, standings: list[Standing]) -> VerificationError:
         """Says that the goal cannot be met, the best that can be had, and what it would take."""
         goal, where = self.goal, self.compilation.name
-        what = f"no mixture of 8 bits and float meets {goal}"
+        what = f"no mixture of precisions meets {goal}"
         fitting = [one for one in standings if not self.takes_too_much(one)]
         if not fitting:
             fastest, smallest = max(standings, key=lambda s: s.speedup), min(standings, key=lambda s: s.size)
@@ -188,7 +190,7 @@ class _Search:
         self.meeting, self.base, self.mixture = meeting, base, mixture
         self.problem: Problem = mixture.problem
         self.standings: list[Standing] = []
-        self.tried: set[frozenset[str]] = set()
+        self.tried: set[tuple[frozenset[str], frozenset[str]]] = set()
         self.good: Standing | None = None
         self.bad = math.inf
         """The least predicted error that is known to lose too much."""
@@ -201,8 +203,7 @@ class _Search:
         """What the source takes, in seconds of the problem."""
         while len(self.standings) < MOST_BUILT and not self.done():
             picks = self.solution()
-            kept = frozenset(self.mixture.kept(picks)) if picks is not None else frozenset()
-            if picks is None or kept in self.tried:
+            if picks is None or self.changed(picks) in self.tried:
                 if not goal.keeps or picks is None or self.good is not None:
                     break
                 self.bad *= STEP  # the same again: what is predicted must be less
@@ -210,16 +211,28 @@ class _Search:
                     break
                 continue
             self.judged(picks)
+        if self.good is None and goal.size is not None:
+            self.smallest()
         self.record()
+
+    def smallest(self) -> None:
+        """Judges the smallest mixture that is no slower than the source, or the smallest of all."""
+        picks = self.problem.best("bytes", {"seconds": self.unit}) or self.problem.best("bytes")
+        if picks is not None and self.changed(picks) not in self.tried:
+            self.judged(picks)
 
     def judged(self, picks: Mapping[str, str]) -> Standing:
         """Builds and measures the mixture."""
-        kept = self.mixture.kept(picks)
-        self.tried.add(frozenset(kept))
-        candidate = self.base
+        kept, few = self.changed(picks)
+        self.tried.add((kept, few))
+        candidate, refiner, reason = self.base, self.meeting.refiner, f"to meet {self.meeting.goal}"
+        if few:
+            candidate = with_four_bits(refiner, candidate, few)
+            assert candidate.plan is not None
+            plan = candidate.plan.deciding(sorted(few), "given weights of four bits", reason)
+            candidate = refiner.fused(replace(candidate, plan=plan))
         if kept:
-            refiner, reason = self.meeting.refiner, f"to meet {self.meeting.goal}"
-            candidate = refiner.fused(refiner.without(self.base, dict.fromkeys(kept, ""), "left in float", reason))
+            candidate = refiner.fused(refiner.without(candidate, dict.fromkeys(kept, ""), "left in float", reason))
         standing = self.meeting.standing(candidate, self.problem.price(picks))
         before = self.standings[-1] if self.standings else standing
         told = standing.price.error * before.noise / max(before.price.error, 1e-12)
@@ -232,6 +245,10 @@ class _Search:
         ):
             self.good = standing
         return standing
+
+    def changed(self, picks: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
+        """The nodes to leave in float, and those to give weights of four bits."""
+        return frozenset(self.mixture.kept(picks)), self.mixture.four_bits(picks)
 
     def done(self) -> bool:
         """Whether nothing much better can be hoped for."""

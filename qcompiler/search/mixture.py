@@ -17,12 +17,16 @@ from qcompiler.search.budget import Pick, Price, Problem, Term
 from qcompiler.search.cost import Cost
 from qcompiler.target import Target
 
-FLOAT, CODES = "float", "codes"
+FLOAT, CODES, FOUR_BITS = "float", "codes", "four bits"
 
 Picks = frozenset[Pick]
 
 BITS = {"int4": 4, "uint4": 4, "int32": 32}
 """Of a code, where it is not 8."""
+HALVED = "halve-weights"
+"""The pass that stores in 16 bits what stays in float."""
+LEAST_HALVED = 4096
+"""Numbers of the smallest weight that it does so with."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,47 @@ class Mixture:
         """The nodes of the sites that are to be in float."""
         return sorted(name for site, choice in picks.items() if choice == FLOAT for name in self.sites[site])
 
+    def four_bits(self, picks: Mapping[str, str]) -> frozenset[str]:
+        """The nodes of the sites whose weights are to have four bits."""
+        return frozenset(name for site, choice in picks.items() if choice == FOUR_BITS for name in self.sites[site])
+
     @property
     def quantized(self) -> dict[str, str]:
         """The choice of the plan itself: all in codes."""
         return dict.fromkeys(self.sites, CODES)
 
 
-def mixture(graph: ir.Graph, plan: Plan, noise: Mapping[str, float], cost: Cost, target: Target) -> Mixture:
-    """Of the solved plan of the graph. ``noise``: by tensor, the noise-to-signal ratio that rounding it causes."""
-    return _Mixing(graph, plan, noise, cost, target).mixture()
+@dataclass(frozen=True)
+class FourBits:
+    """``seconds``: of a run, of each node that can have a weight of four bits, with such a one; ``noise`` and
+    ``bytes``: by weight, the noise-to-signal ratio that it then causes at the outputs, and what it takes."""
+
+    seconds: Mapping[str, float]
+    noise: Mapping[str, float]
+    bytes: Mapping[str, float]
+
+
+def mixture(
+    graph: ir.Graph,
+    plan: Plan,
+    noise: Mapping[str, float],
+    cost: Cost,
+    target: Target,
+    four_bits: FourBits | None = None,
+) -> Mixture:
+    """Of the solved plan of the graph. ``noise``: by tensor, the noise-to-signal ratio that rounding it causes.
+    ``four_bits``: where weights may have so few, too."""
+    return _Mixing(graph, plan, noise, cost, target, four_bits).mixture()
 
 
 def owners(graph: ir.Graph, plan: Plan) -> tuple[set[str], dict[ir.Tensor, str]]:
     """(products of the plan, and for each tensor the last product before it, "" where there is none)."""
-    heavy = {site.node for site, quant in plan.sites.items() if quant.origin == "weights" and site.index == 1}
+    rows = {node.name for _, node in ir.all_nodes(graph) if node.op == "Gather"}
+    heavy = {
+        site.node
+        for site, quant in plan.sites.items()
+        if quant.origin == "weights" and (site.index == 1 or site.node in rows)
+    }
     owner: dict[ir.Tensor, str] = {}
     for _, node in ir.all_nodes(graph):
         own = node.name if node.name in heavy else next((owner[t] for t in node.inputs if owner.get(t)), "")
@@ -70,10 +101,18 @@ def actions_of(graph: ir.Graph, plan: Plan) -> list[frozenset[str]]:
 
 class _Mixing:
     def __init__(
-        self, graph: ir.Graph, plan: Plan, noise: Mapping[str, float], cost: Cost, target: Target
+        self,
+        graph: ir.Graph,
+        plan: Plan,
+        noise: Mapping[str, float],
+        cost: Cost,
+        target: Target,
+        four_bits: FourBits | None,
     ) -> None:
         self.graph, self.plan, self.noise, self.cost, self.target = graph, plan, noise, cost, target
         self.sites = {min(action): action for action in actions_of(graph, plan)}
+        self.four_bits = four_bits or FourBits({}, {}, {})
+        self.halved = any(HALVED in one for one in target.pipeline.get(target.ops, ()))
         self.products, _ = owners(graph, plan)
         self.tensors = ir.all_tensors(graph)
         self.nodes = {node.name: node for _, node in ir.all_nodes(graph)}
@@ -95,6 +134,8 @@ class _Mixing:
     def mixture(self) -> Mixture:
         plain, coded = self.cost.plain, self.cost.coded
         choices = {site: {FLOAT: Price(), CODES: Price()} for site in self.sites}
+        for name, seconds in self.four_bits.seconds.items():
+            choices[name][FOUR_BITS] = Price(seconds=seconds)
         terms: list[Term] = []
         base = Price(seconds=self.cost.rest)
         for name in self.nodes:
@@ -106,19 +147,21 @@ class _Mixing:
                 base += after
             elif len(picks) == 1:
                 ((site, _),) = picks
-                choices[site] = {FLOAT: choices[site][FLOAT] + before, CODES: choices[site][CODES] + after}
+                choices[site].update({FLOAT: choices[site][FLOAT] + before, CODES: choices[site][CODES] + after})
             else:
-                terms += [Term((picks,), after), Term(tuple(_failing(picks)), before)]
-        weights = 0
+                terms += [Term((picks,), after), Term(tuple(self.failing(picks)), before)]
+        weights = halved = 0
         for name, uses in self.plan.tensors().items():
             tensor = self.tensors[name]
             if ir.is_constant(tensor):
                 terms += self.of_weight(name, uses, tensor.values.size)
                 weights += 4 * tensor.values.size
+                halved += 4 * tensor.values.size - self.in_float(tensor.values.size)
             else:
                 terms += self.of_activation(name, uses)
         base += Price(bytes=max(0, ir.weight_bytes(self.graph) - weights))
-        terms = [term for term in terms if term.when and term.price != Price()]
+        terms.append(Term((frozenset((site, FLOAT) for site in self.sites),), Price(bytes=halved)))  # the source itself
+        terms = [term for term in terms if term.when and term.when[0] and term.price != Price()]
         return Mixture(Problem(choices, terms, base), self.sites)
 
     def of_weight(self, name: str, uses: Mapping[Site, TensorQuant], elements: int) -> Iterator[Term]:
@@ -127,7 +170,15 @@ class _Mixing:
         steps = 0 if quant.scale is None else quant.scale.size
         size = elements * BITS.get(quant.scheme.dtype, 8) / 8 + 5 * steps
         yield Term(tuple(readers), Price(error=self.noise.get(name, 0.0), bytes=size))
-        yield Term(tuple(one for picks in readers for one in _failing(picks)), Price(bytes=4 * elements))
+        sites = [site for picks in readers for site, _ in sorted(picks)]
+        yield Term(tuple(frozenset([(site, FLOAT)]) for site in sites), Price(bytes=self.in_float(elements)))
+        few = tuple(frozenset([(site, FOUR_BITS)]) for site in sites if site in self.four_bits.seconds)
+        if name in self.four_bits.noise:
+            yield Term(few, Price(error=self.four_bits.noise[name], bytes=self.four_bits.bytes[name]))
+
+    def in_float(self, elements: int) -> int:
+        """Bytes of a weight that stays in float where others do not."""
+        return (2 if self.halved and elements >= LEAST_HALVED else 4) * elements
 
     def of_activation(self, name: str, uses: Mapping[Site, TensorQuant]) -> Iterator[Term]:
         maker = self.cost.makers.get(name, "")
@@ -143,22 +194,23 @@ class _Mixing:
         if made is None:
             yield Term(tuple(readers), step)
             return
-        yield Term(tuple(_possible(picks | other for picks in readers for other in _failing(made))), step)
+        yield Term(tuple(_possible(picks | other for picks in readers for other in self.failing(made))), step)
         if any(site.node not in self.needs and site.node not in self.cost.vanishing for site in uses):
             yield Term((made,), step)
         else:
-            yield Term(tuple(_possible(made | other for picks in readers for other in _failing(picks))), step)
+            yield Term(tuple(_possible(made | other for picks in readers for other in self.failing(picks))), step)
 
     def always_coded(self, maker: str) -> bool:
         """Whether the node, once it works on codes, returns this tensor in codes whoever reads it."""
         entry = self.target.operator(self.nodes[maker])
         return maker not in self.products or entry is None or entry.output == "required"
 
-
-def _failing(picks: Picks) -> Iterator[Picks]:
-    """The picks of which any one keeps all of these from being made."""
-    for site, _ in sorted(picks):
-        yield frozenset([(site, FLOAT)])
+    def failing(self, picks: Picks) -> Iterator[Picks]:
+        """The picks of which any one keeps all of these from being made."""
+        for site, _ in sorted(picks):
+            yield frozenset([(site, FLOAT)])
+            if site in self.four_bits.seconds:
+                yield frozenset([(site, FOUR_BITS)])
 
 
 def _possible(sets: Iterator[Picks]) -> Iterator[Picks]:

@@ -52,10 +52,12 @@ class Candidate:
         """(name, operator, precision, form that runs, reason) of each node of the cleaned graph."""
         kept = self.plan.kept if self.plan else {}
         quantized = set(self.plan.intended if self.plan else ())
+        few = self.plan.four_bits if self.plan else frozenset()
         quantized |= {name for members in tables_of(self.graph).values() for name in members} - kept.keys()
         for _, node in ir.all_nodes(graph):
             fate = self.forms.get(node.name)
-            precision = "int8" if node.name in quantized and fate is not None and fate.fused else "float"
+            precision = "int4" if node.name in few else "int8"
+            precision = precision if node.name in quantized and fate is not None and fate.fused else "float"
             reason = kept.get(node.name) or (fate.why if fate is not None else "")
             yield node.name, node.op, precision, fate.form if fate else node.op, reason
 

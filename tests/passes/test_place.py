@@ -10,7 +10,7 @@ from qcompiler.passes.place import Place
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.pipeline import Pass, PassContext, Pipeline
 from qcompiler.plan import Plan
-from qcompiler.scheme import PerAxis
+from qcompiler.scheme import PerAxis, PerBlock, Scheme
 from qcompiler.verify import fused
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
@@ -150,6 +150,16 @@ def test_refusals(text: str, constants: dict[str, np.ndarray], why: str) -> None
     graph = program(f"(float[2,4] x) => (float y) {{ {text} }}", constants)
     (remark,) = remarks(graph, Place())
     assert remark.endswith(f"stays in float: {why}")
+
+
+def test_what_has_four_bits_reads_no_codes() -> None:
+    text = "(float[4,64] x) => (float[4,64] y) { a = MatMul(x, v) b = Tanh(a) y = MatMul(b, w) }"
+    graph = program(text, weights(v=(64, 64), w=(64, 64)))
+    plan = Pipeline([Place()]).run(graph, PassContext(TARGET, Plan(four_bits=frozenset({"MatMul_2"})))).plan
+    assert plan is not None and plan.intended == {"MatMul_0", "MatMul_2"}
+    schemes = {str(site): quant.scheme for site, quant in plan.sites.items()}
+    assert set(schemes) == {"MatMul_0:0", "MatMul_0:1", "MatMul_2:1"}
+    assert schemes["MatMul_2:1"] == Scheme("int4", True, PerBlock(0, 32)) and schemes["MatMul_0:1"].dtype == "int8"
 
 
 def test_dynamic_takes_products_alone() -> None:

@@ -13,6 +13,7 @@ import qcompiler
 from qcompiler import ir
 from qcompiler.errors import DataError, MetricError, RecipeError, TargetError, VerificationError
 from qcompiler.metrics import Drop
+from qcompiler.plan import Plan
 from qcompiler.search.goal import Goal, budgets
 from qcompiler.search.meet import _up
 
@@ -79,9 +80,19 @@ def test_decibels_are_kept() -> None:
 
 
 def test_a_size_is_kept() -> None:
-    found = compiled(Goal(size=0.6))
-    assert found.report.compiled_bytes <= 0.6 * found.report.source_bytes
+    found = compiled(Goal(size=0.4))
+    assert found.report.compiled_bytes <= 0.4 * found.report.source_bytes
     assert found.plan is not None and 0 < len(found.plan.intended) < LAYERS + 1
+
+
+def test_what_eight_bits_are_too_many_for_has_four_in_places() -> None:
+    found = compiled(Goal(size=0.2))
+    assert found.report.compiled_bytes <= 0.2 * found.report.source_bytes
+    precisions = [node.precision for node in found.report.nodes if node.op == "MatMul"]
+    assert found.plan is not None and 0 < precisions.count("int4") == len(found.plan.four_bits) < LAYERS + 1
+    assert any("given weights of four bits" in decision for decision in found.report.decisions)
+    again = qcompiler.compile(net(), samples(), plan=Plan.from_json(found.plan.to_json()))
+    assert again.model.SerializeToString(deterministic=True) == found.model.SerializeToString(deterministic=True)
 
 
 def test_a_drop_is_kept() -> None:
@@ -92,9 +103,9 @@ def test_a_drop_is_kept() -> None:
 @pytest.mark.parametrize(
     ("goal", "said"),
     [
-        (Goal(min_sqnr=140.0), r"no mixture of 8 bits and float meets --min-sqnr 140 \(the best that is no slower has "
+        (Goal(min_sqnr=140.0), r"no mixture of precisions meets --min-sqnr 140 \(the best that is no slower has "
                                r".* dB, at .*x the speed\); ask for --min-sqnr .*, or take --precision float"),
-        (Goal(size=0.1), r"meets --budget size=0.1x \(the fastest takes 0\..*x the source's time, the smallest 0\.2.x"),
+        (Goal(size=0.1), r"meets --budget size=0.1x \(the fastest takes 0\..*x the source's time, the smallest 0\.1.x"),
         (Goal(max_drop=Drop.parse("0"), metric="cosine", min_sqnr=140.0), "no mixture .* meets --min-sqnr 140"),
     ],
 )  # fmt: skip

@@ -9,9 +9,10 @@ from pass_helpers import program
 from planned import TARGET, placed, solved, weights
 
 from qcompiler import ir
+from qcompiler.passes.halve_weights import HalveWeights
 from qcompiler.plan import Plan
 from qcompiler.search.cost import Cost
-from qcompiler.search.mixture import CODES, FLOAT, mixture
+from qcompiler.search.mixture import CODES, FLOAT, FOUR_BITS, HALVED, LEAST_HALVED, FourBits, mixture
 
 NETS = {
     "convolutions": """(float[1,8,12,12] x) => (float[1,8,6,6] y) {
@@ -88,3 +89,32 @@ def test_bytes_are_those_of_weights() -> None:
     smaller = found.problem.best("bytes")
     assert smaller == found.quantized
     assert found.problem.price(smaller).bytes < 0.5 * ir.weight_bytes(graph)
+
+
+def test_four_bits_are_priced_as_they_measure() -> None:
+    """And what their product reads and returns is float, which is to be converted where neighbours have codes."""
+    graph, plan, noise, cost = priced(NETS["products"])
+    few = FourBits({"MatMul_0": 2.0}, {"p": 50.0}, {"p": 200.0})
+    found = mixture(graph, plan, noise, cost, TARGET, few)
+    chosen = {**found.quantized, "MatMul_0": FOUR_BITS}
+    assert found.four_bits(chosen) == {"MatMul_0"} and found.kept(chosen) == []
+    price, plain = (found.problem.price({**chosen, "MatMul_0": way}) for way in (FOUR_BITS, FLOAT))
+    assert price.error - plain.error == pytest.approx(50.0)
+    assert price.seconds - plain.seconds == pytest.approx(2.0 - cost.plain["MatMul_0"])
+    assert price.bytes - plain.bytes == pytest.approx(200.0 - 4 * 16 * 16)
+    assert found.problem.best("bytes") == chosen
+    assert FOUR_BITS not in found.problem.best("error").values()  # type: ignore[union-attr]
+
+
+def test_weights_left_in_float_are_stored_in_half_where_others_are_not() -> None:
+    big = {**weights(p=(64, 64), q=(64, 64), r=(64, 64))}
+    graph = program(NETS["products"].replace("16", "64"), big)
+    ir.infer_shapes(graph)
+    plan = solved(graph)
+    cost = Cost({}, {}, {}, 0.0, 0.0, {t.name: n.name for n in graph.nodes for t in n.outputs}, frozenset())
+    problem = mixture(graph, plan, {}, cost, TARGET).problem
+    everything = dict.fromkeys(problem.choices, FLOAT)
+    assert problem.price(everything).bytes == ir.weight_bytes(graph)
+    one = problem.price({**everything, "MatMul_0": CODES}).bytes
+    assert 2 * 2 * 64 * 64 < one < 2 * 2 * 64 * 64 + 64 * 64 + 1000
+    assert (HalveWeights.name, HalveWeights.least_weights) == (HALVED, LEAST_HALVED)
