@@ -270,13 +270,10 @@ class _Placement:
                 tensor = node.inputs[index]
                 if tensor in self.in_codes or not self.readable(tensor):
                     yield Site(tensor.name, node.name, index), quants.get(tensor.name, plain)
-            if entry.weight is not None:
-                weight = node.inputs[entry.weight]
-                scheme = self.target_of(node).weight_scheme(entry, weight.values.ndim)
-                # A kernel that sums in 32 bits, or nothing that is summed.
-                if (node.op == "Conv" and is_depthwise(node)) or not entry.activations:
+            for index, scheme in self.target_of(node).weights(entry, node):
+                if node.op == "Conv" and is_depthwise(node):  # a kernel that sums in 32 bits
                     scheme = replace(scheme, paired=False)
-                yield Site(weight.name, node.name, entry.weight), TensorQuant(scheme)
+                yield Site(node.inputs[index].name, node.name, index), TensorQuant(scheme)
             if entry.bias is not None and self.activations and not by_row and node.name not in self.four_bits:
                 bias = operand(node, entry.bias)
                 per_channel = isinstance(scheme.granularity, PerAxis)
@@ -345,8 +342,9 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
             return f"'{tensor.name}' is not float32" if entry.heavy else ""
     if entry.weight is not None:
         weight = node.inputs[entry.weight]
-        if not few and not np.isfinite(weight.values).all():  # few bits: seen when they are rounded, with one reading
-            return f"weight '{weight.name}' has values that are not finite"
+        for index in (entry.weight, entry.recurrent) if not few else ():  # few bits: seen when they are rounded
+            if index is not None and not np.isfinite(node.inputs[index].values).all():
+                return f"weight '{node.inputs[index].name}' has values that are not finite"
         if weight.values.ndim != 2 and node.op in ("MatMul", "Gather"):
             return f"weight '{weight.name}' is not a matrix"
         terms = weight.values.size // (weight.values.shape[entry.weight_axis] if entry.weight_axis is not None else 1)

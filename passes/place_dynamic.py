@@ -17,7 +17,7 @@ class PlaceDynamic(Pass):
     """Placement without samples: only weights have numbers beforehand. Nodes the plan keeps in float are respected.
 
     1. An operator with a constant weight whose target description says ``dynamic``: its activation and its weight. The
-       result and the bias stay in float. Of one that reads no activation, a table of rows, the weight.
+       result and the bias stay in float. Of one that reads no codes, a table of rows or an LSTM, the weights.
     2. Other operators with a constant weight stay in float, for the reason that the target gives.
     """
 
@@ -41,11 +41,10 @@ class PlaceDynamic(Pass):
             if reason:
                 diagnostics.append(Diagnostic(node.name, f"stays in float: {reason}", "refused"))
             elif entry is not None and entry.weight is not None:
-                weight = node.inputs[entry.weight]
-                scheme = ctx.target.weight_scheme(entry, weight.values.ndim)
                 if entry.activations:
                     sites[Site(node.inputs[0].name, node.name, 0)] = TensorQuant(BY_ROW, origin="dynamic")
-                sites[Site(weight.name, node.name, entry.weight)] = TensorQuant(scheme)
+                for index, scheme in ctx.target.weights(entry, node):
+                    sites[Site(node.inputs[index].name, node.name, index)] = TensorQuant(scheme)
                 chosen.append(node.name)
         plan = replace(
             plan, target=ctx.target.name, precision="int8-dynamic", sites=sites, intended=frozenset(chosen), ties=()

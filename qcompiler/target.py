@@ -83,8 +83,9 @@ class Operator:
     ``least_weights``: the fewest numbers its weight may have.
     ``dynamic``: whether the activation
     may be quantized in each run anew; ``static``: why not, where it could.
-    ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: one of ``QUANTIZED``
-    where it is for such precisions only.
+    ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: those of ``QUANTIZED``
+    that it is for, all where there are none. ``recurrent``: a second weight, that multiplies what the operator returned
+    before; both have a scale for each output, and each direction.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters), ``tabulated`` (placement's own: looked up in a table). ``when``: attribute
     values it holds for.
@@ -109,7 +110,8 @@ class Operator:
     least_rows: int = 0
     least_weights: int = 0
     ops: str = OPS[0]
-    quantize: str = ""
+    recurrent: int | None = None
+    quantize: tuple[str, ...] = ()
 
     @property
     def heavy(self) -> bool:
@@ -244,18 +246,29 @@ class Target:
         for entry in self.operators:
             if entry.ops not in (OPS[0], self.ops) or not entry.matches(node):
                 continue
-            if entry.quantize and (self.kind is None or self.kind.quantize != entry.quantize):
+            if entry.quantize and (self.kind is None or self.kind.quantize not in entry.quantize):
                 continue
-            if entry.weight is not None:
-                has_weight = entry.weight < len(node.inputs) and isinstance(node.inputs[entry.weight], gs.Constant)
-                if not has_weight or not is_float(node.inputs[entry.weight]):
-                    continue
-            return entry
+            if all(_is_weight(node, index) for index in (entry.weight, entry.recurrent) if index is not None):
+                return entry
         return None
 
     def tabulates(self, op: str) -> bool:
         """Whether what the operator computes of one tensor in codes is looked up in a table."""
         return self.ops == "native" and op in self.elementwise
+
+    def weights(self, entry: Operator, node: gs.Node) -> Iterator[tuple[int, Scheme]]:
+        """The inputs of the node that are weights, with the scheme of each."""
+        if entry.weight is None:
+            return
+        if entry.recurrent is None:
+            scheme = self.weight_scheme(entry, node.inputs[entry.weight].values.ndim)
+            yield entry.weight, scheme if entry.activations else replace(scheme, paired=False)  # nothing is summed
+            return
+        for index in (entry.weight, entry.recurrent):
+            scheme, terms = self.weight, int(node.inputs[index].values.shape[2])
+            if scheme.paired:  # what is multiplied with it is not known to leave room
+                scheme = replace(scheme, paired=False, bits=7)
+            yield index, replace(scheme, granularity=PerBlock(2, terms))
 
     def weight_scheme(self, entry: Operator, rank: int) -> Scheme:
         """The weight's scheme: one scale an index of the operator's axis, one in all where it has none. Blocks run
@@ -266,6 +279,11 @@ class Target:
             axis = 1 - entry.weight_axis if rank == 2 else self.weight.granularity.axis
             return replace(self.weight, granularity=replace(self.weight.granularity, axis=axis))
         return replace(self.weight, granularity=PerAxis(entry.weight_axis))
+
+
+def _is_weight(node: gs.Node, index: int) -> bool:
+    """Whether that input is a constant of float32."""
+    return index < len(node.inputs) and isinstance(node.inputs[index], gs.Constant) and is_float(node.inputs[index])
 
 
 def is_float(tensor: gs.Tensor) -> bool:
@@ -321,7 +339,7 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
             parts.append(f"bias {entry.bias}")
         parts.append(f"output {entry.output}")
         if entry.quantize:
-            parts.append(f"where the precision quantizes {entry.quantize}")
+            parts.append(f"where the precision quantizes {' or '.join(entry.quantize)}")
         if entry.ops != OPS[0]:
             parts.append(f"with {entry.ops} operators")
         yield f"{entry.op} ({condition})" if condition else entry.op, ", ".join(parts)

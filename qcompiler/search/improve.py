@@ -220,10 +220,10 @@ class Improver:
         return mixture(self.graph, plan, noise, self.cost, self.target, four_bits)
 
     def of_dynamic_weights(self, plan: Plan) -> dict[str, float]:
-        """The noise of weights whose products quantize their activations as they run, in steps of which no one is known
-        beforehand: it is measured."""
-        dynamic = {site.node for site, quant in plan.sites.items() if quant.origin == "dynamic"}
-        quants = {s.tensor: q for s, q in plan.sites.items() if s.node in dynamic and q.origin == "weights"}
+        """The noise of weights whose operators quantize their activations as they run, in steps of which no one is
+        known beforehand, or not at all: it is measured."""
+        given = {site.node for site, quant in plan.sites.items() if quant.origin not in ("dynamic", "weights")}
+        quants = {s.tensor: q for s, q in plan.sites.items() if s.node not in given and q.origin == "weights"}
         trials = [{name: quant} for name, quant in quants.items()]
         feeds = spaced(self.feeds, self.effort.samples)
         parts = contributions(self.graph, plan, trials, list(self.points), feeds, self.runs) if trials else []
