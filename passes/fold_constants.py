@@ -19,6 +19,9 @@ _TYPES = frozenset("?bBhHiIlLqQefdO")
 _SESSION_BYTES = 256 << 20
 """Bytes, in and out, above which no further node joins a session: large weights pass through a few at a time."""
 
+_LARGEST = 64 << 20
+"""Bytes of a result, larger than what it is computed from, that is not even computed for others to be."""
+
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -33,21 +36,23 @@ class FoldConstants(Pass):
        constant shape with -1 and 0 in it.
     4. An If whose condition is constant is replaced by the nodes of the branch taken.
 
-    Refused: random operators; results above ``limit`` bytes that are larger than what they are computed from; types
-    that ONNX Runtime does not return; nodes that it cannot run alone. Operators of other domains, loops, and the
+    Refused: random operators; results that are larger than what they are computed from, and than ``limit`` bytes and a
+    hundredth of the model's weights, for the file is to stay small and ONNX Runtime computes them when it loads it;
+    types that ONNX Runtime does not return; nodes that it cannot run alone. Operators of other domains, loops, and the
     quantization of weights are left alone.
 
-    ``limit``: bytes that one result may take if it is larger than what it was computed from.
+    ``limit``: bytes that one result may take in any case.
     """
 
     name: ClassVar[str] = "fold-constants"
     semantics: ClassVar[Semantics] = Semantics.EXACT
 
-    limit: int = 64 << 20
+    limit: int = 64 << 10
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         rewrites = 0
         refused: dict[ir.Node, str] = {}
+        limit = max(self.limit, ir.weight_bytes(graph) // 100)
         while True:
             ir.sort(graph)
             changed = _inline_constant_ifs(graph)
@@ -55,7 +60,7 @@ class FoldConstants(Pass):
             changed += _fold_shape_values(graph, values)
             changed += _fix_reshapes(graph, values)
             known = len(refused)
-            changed += self._evaluate(graph, values, refused)
+            changed += _evaluate(graph, values, refused, limit)
             if not changed and len(refused) == known:
                 break
             rewrites += changed
@@ -66,70 +71,73 @@ class FoldConstants(Pass):
         notes = [Diagnostic(node.name, refused[node], "refused") for node in alive if node in refused]
         return PassResult(rewrites, tuple(notes))
 
-    def _evaluate(self, graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str]) -> int:
-        """Case 1."""
-        batch: list[ir.Node] = []
-        made: set[ir.Tensor] = set()
-        taken = 0
-        for inner in ir.all_graphs(graph):
-            for node in inner.nodes:
-                # What is left out now has its turn in the next round.
-                if node in refused or taken > _SESSION_BYTES or not _computable(node, made):
-                    continue
-                # An output of unknown size waits until its inputs are constants: what it is made of is then known too.
-                waits = any(tensor in made for tensor in node.inputs)
-                sizes = [values.bytes_of(tensor) for tensor in node.outputs if tensor.name]
-                if waits and None in sizes:
-                    continue
-                reason = self._refusal(node, sum(size or 0 for size in sizes), values)
-                if reason:
-                    refused[node] = reason
-                    continue
-                batch.append(node)
-                made.update(tensor for tensor in node.outputs if tensor.name)
-                taken += _input_bytes(node) + sum(size or 0 for size in sizes)
-        read = _read_outside(graph, batch)
-        results = _run(graph, batch, read)
-        if results is None:  # one of them fails: find out which
-            results = {}
-            for node in batch:
-                alone = _run(graph, [node], read) if _computable(node, set()) else {}
-                if alone is None:
-                    refused[node] = "its inputs are constant, but ONNX Runtime cannot evaluate it alone"
-                results.update(alone or {})
-        folded = 0
-        for node in batch:
-            wanted = [tensor for tensor in node.outputs if tensor in read]
-            found = {tensor: results[tensor] for tensor in wanted if tensor in results}
-            if not wanted or len(found) < len(wanted):
-                continue  # read inside of the batch only, or a node that fails alone
-            size = sum(value.nbytes for value in found.values())
-            if size > self.limit and size > _input_bytes(node):
-                refused[node] = self._too_large(size)
+
+def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str], limit: int) -> int:
+    """Case 1. ``limit``: bytes of a result that may be larger than what it is computed from."""
+    batch: list[ir.Node] = []
+    made: set[ir.Tensor] = set()
+    taken = 0
+    for inner in ir.all_graphs(graph):
+        for node in inner.nodes:
+            # What is left out now has its turn in the next round.
+            if node in refused or taken > _SESSION_BYTES or not _computable(node, made):
                 continue
-            ir.detach(node)
-            for tensor, value in found.items():
-                _become(tensor, value)
-            folded += 1
-        if folded:
-            ir.remove_dead(graph)
-        return folded
+            # An output of unknown size waits until its inputs are constants: what it is made of is then known too.
+            waits = any(tensor in made for tensor in node.inputs)
+            sizes = [values.bytes_of(tensor) for tensor in node.outputs if tensor.name]
+            if waits and None in sizes:
+                continue
+            reason = _refusal(node, sum(size or 0 for size in sizes), values)
+            if reason:
+                refused[node] = reason
+                continue
+            batch.append(node)
+            made.update(tensor for tensor in node.outputs if tensor.name)
+            taken += _input_bytes(node) + sum(size or 0 for size in sizes)
+    read = _read_outside(graph, batch)
+    results = _run(graph, batch, read)
+    if results is None:  # one of them fails: find out which
+        results = {}
+        for node in batch:
+            alone = _run(graph, [node], read) if _computable(node, set()) else {}
+            if alone is None:
+                refused[node] = "its inputs are constant, but ONNX Runtime cannot evaluate it alone"
+            results.update(alone or {})
+    folded = 0
+    for node in batch:
+        wanted = [tensor for tensor in node.outputs if tensor in read]
+        found = {tensor: results[tensor] for tensor in wanted if tensor in results}
+        if not wanted or len(found) < len(wanted):
+            continue  # read inside of the batch only, or a node that fails alone
+        size = sum(value.nbytes for value in found.values())
+        if size > limit and size > _input_bytes(node):
+            refused[node] = _too_large(size, limit)
+            continue
+        ir.detach(node)
+        for tensor, value in found.items():
+            _become(tensor, value)
+        folded += 1
+    if folded:
+        ir.remove_dead(graph)
+    return folded
 
-    def _refusal(self, node: ir.Node, size: int, values: ShapeValues) -> str:
-        # Another result every time: freezing one would change what the model does.
-        if is_random(node):
-            return "its inputs are constant, but its result is random"
-        for tensor in node.outputs:
-            known = tensor.dtype
-            if known is not None and np.dtype(known).char not in _TYPES:
-                return f"its inputs are constant, but ONNX Runtime does not return {np.dtype(known).name}"
-        # The model would grow by what a small node computes in no time.
-        if size > self.limit and size > sum(values.bytes_of(tensor) or 0 for tensor in node.inputs if tensor.name):
-            return self._too_large(size)
-        return ""
 
-    def _too_large(self, size: int) -> str:
-        return f"its result would take {size} bytes in the model (limit {self.limit})"
+def _refusal(node: ir.Node, size: int, values: ShapeValues) -> str:
+    # Another result every time: freezing one would change what the model does.
+    if is_random(node):
+        return "its inputs are constant, but its result is random"
+    for tensor in node.outputs:
+        known = tensor.dtype
+        if known is not None and np.dtype(known).char not in _TYPES:
+            return f"its inputs are constant, but ONNX Runtime does not return {np.dtype(known).name}"
+    # The model, and on the way to a small result memory, would grow by what a small node computes in no time.
+    if size > _LARGEST and size > sum(values.bytes_of(tensor) or 0 for tensor in node.inputs if tensor.name):
+        return _too_large(size, _LARGEST)
+    return ""
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"its result would take {size} bytes in the model (limit {limit})"
 
 
 def _computable(node: ir.Node, made: set[ir.Tensor]) -> bool:

@@ -18,6 +18,7 @@ from qcompiler.passes._linear import laid_out
 from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.passes.smooth_conv import is_depthwise
 from qcompiler.passes.spell_zero_points import takes_zero_point
+from qcompiler.passes.subpixel_conv import tiles
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.saturation import clip_bounds, guaranteed
@@ -342,6 +343,8 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
             return f"'{tensor.name}' is not float32" if entry.heavy else ""
     if entry.weight is not None:
         weight = node.inputs[entry.weight]
+        if entry.tiled and not tiles(node):
+            return "its windows overlap, or do not tile its result"
         for index in (entry.weight, entry.recurrent) if not few else ():  # few bits: seen when they are rounded
             if index is not None and not np.isfinite(node.inputs[index].values).all():
                 return f"weight '{node.inputs[index].name}' has values that are not finite"

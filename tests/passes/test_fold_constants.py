@@ -271,6 +271,29 @@ def test_a_result_much_larger_than_its_making_is_not_stored() -> None:
     assert "its result would take 40000 bytes in the model (limit 1000)" in reason
 
 
+def test_beside_large_weights_a_result_may_be_a_hundredth_of_them() -> None:
+    graph = program(
+        "(float[100,1000] x) => (float[100,100] y) { e = Expand(w, s)  m = MatMul(x, v)  y = Add(e, m) }",
+        {"w": np.ones((1, 1), np.float32), "s": np.array([100, 100]), "v": np.ones((1000, 100), np.float32)},
+    )
+    assert ops(folded(graph, limit=1000)) == ["Expand", "MatMul", "Add"]
+    assert ops(folded(graph, limit=40000)) == ["MatMul", "Add"]
+    twelve = {"v": np.ones((1000, 1200), np.float32)}  # 4.8 MB
+    wide = program(
+        "(float[100,1000] x) => (float[100,1200] y) { e = Expand(w, s)  m = MatMul(x, v)  y = Add(e, m) }",
+        {"w": np.ones((1, 1), np.float32), "s": np.array([1, 1200]), **twelve},
+    )
+    assert ops(folded(wide, limit=1000)) == ["MatMul", "Add"]
+
+
+def test_what_is_large_on_the_way_to_something_small_is_computed() -> None:
+    graph = program(
+        "(float[1] x) => (float[1] y) { e = Expand(w, s)  r = ReduceSum<keepdims=0>(e)  y = Add(r, x) }",
+        {"w": np.ones((1, 1), np.float32), "s": np.array([100, 100])},
+    )
+    assert ops(folded(graph, limit=1000)) == ["Add"]
+
+
 def test_a_large_result_no_larger_than_its_making_is_stored() -> None:
     graph = program(
         "(float[n] x) => (float[100,100] y) { e = Transpose(w)  y = Add(e, x) }", {"w": np.ones((100, 100), np.float32)}
