@@ -59,8 +59,8 @@ def test_where_sums_of_products_saturate_weights_have_seven_bits() -> None:
 @pytest.mark.parametrize(
     "attributes",
     ["strides = [1,1]", "strides = [2,1]", "strides = [2,2], pads = [1,1,0,0]",
-     "strides = [2,2], output_padding = [1,1]", "strides = [2,2], dilations = [2,2]", 'strides = [2,2], auto_pad = "SAME_UPPER"',
-     "strides = [2,2], output_shape = [11,9]"],
+     "strides = [2,2], output_padding = [1,1]", "strides = [2,2], dilations = [2,2]",
+     'strides = [2,2], auto_pad = "SAME_UPPER"', "strides = [2,2], output_shape = [11,9]"],
 )  # fmt: skip
 def test_what_stays_in_float(attributes: str) -> None:
     text = NET.replace("strides = [2,2]", attributes).replace("SIZE", "6,5").replace("float[1,4,WIDE] y", "float y")
