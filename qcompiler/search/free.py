@@ -7,7 +7,7 @@ other, and what measures best is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -60,6 +60,17 @@ def with_corrected_biases(refiner: Refiner, plain: Told) -> Iterator[Told]:
     decibels = refiner.decibels(trial)
     reason = f"{overall(decibels):.1f} dB, and {overall(before):.1f} with the biases that they had"
     yield replace(trial, plan=plan.deciding(sorted(plan.shifts), "biases corrected", reason)), decibels
+
+
+def with_own_biases(refiner: Refiner, change: Callable[[Candidate], Candidate], candidate: Candidate) -> Told:
+    """What ``change`` makes of the candidate, by leaving more of it in float say. Biases that were corrected are
+    corrected anew: the means that rounding moved before are not those that it moves now."""
+    assert candidate.plan is not None
+    changed = change(replace(candidate, plan=replace(candidate.plan, shifts={})))
+    told = changed, refiner.decibels(changed)
+    if not candidate.plan.shifts or changed.plan is None:
+        return told
+    return max((told, *with_corrected_biases(refiner, told)), key=lambda one: overall(one[1]))
 
 
 def overall(decibels: Sequence[float]) -> float:

@@ -23,6 +23,7 @@ from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session
 from qcompiler.search.budget import Price, Problem
 from qcompiler.search.fewer_bits import four_bits, with_four_bits
+from qcompiler.search.free import with_own_biases
 from qcompiler.search.goal import Goal
 from qcompiler.search.mixture import Mixture
 from qcompiler.search.refine import NOISE, Candidate, Refiner
@@ -226,13 +227,19 @@ class _Search:
         kept, few = self.changed(picks)
         self.tried.add((kept, few))
         candidate, refiner, reason = self.base, self.meeting.refiner, f"to meet {self.meeting.goal}"
-        if few:
-            candidate = with_four_bits(refiner, candidate, few)
-            assert candidate.plan is not None
-            plan = candidate.plan.deciding(sorted(few), "given weights of four bits", reason)
-            candidate = refiner.fused(replace(candidate, plan=plan))
-        if kept:
-            candidate = refiner.fused(refiner.without(candidate, dict.fromkeys(kept, ""), "left in float", reason))
+
+        def change(whole: Candidate) -> Candidate:
+            if few:
+                whole = with_four_bits(refiner, whole, few)
+                assert whole.plan is not None
+                plan = whole.plan.deciding(sorted(few), "given weights of four bits", reason)
+                whole = refiner.fused(replace(whole, plan=plan))
+            if kept:
+                whole = refiner.fused(refiner.without(whole, dict.fromkeys(kept, ""), "left in float", reason))
+            return whole
+
+        if kept or few:
+            candidate, _ = with_own_biases(refiner, change, candidate)
         standing = self.meeting.standing(candidate, self.problem.price(picks))
         before = self.standings[-1] if self.standings else standing
         told = standing.price.error * before.noise / max(before.price.error, 1e-12)

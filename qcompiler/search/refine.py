@@ -172,8 +172,12 @@ class Refiner:
     def left(self, candidate: Candidate, option: improve.Option) -> tuple[Candidate, float, float]:
         """The candidate with what the option leaves in float, its fidelity in dB, and how much faster it is."""
         reason = "rounding it costs too much fidelity"
-        trial = self.fused(self.without(candidate, dict(option.kept), "left in float", reason))
-        return trial, self.fidelity(trial), self.ratio(candidate, trial)
+
+        def change(whole: Candidate) -> Candidate:
+            return self.fused(self.without(whole, dict(option.kept), "left in float", reason))
+
+        trial, decibels = free.with_own_biases(self, change, candidate)
+        return trial, min(decibels), self.ratio(candidate, trial)
 
     def studied(self, candidate: Candidate, enough: float = math.inf) -> Study | None:
         """The candidate, with its weights rounded to nearest or other ranges where the outputs ask for it, and what is

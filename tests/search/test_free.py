@@ -62,3 +62,24 @@ def test_the_best_of_both(plain: float, corrected: float, ranged: float, both: f
     assert decibels == [max(told.values())]
     assert [decision.action for decision in candidate.plan.decisions] == kept
     assert improver.activations == {"x": 0.1 if "given other ranges" in kept else 0.5}
+
+
+@pytest.mark.parametrize("before", [{}, {"bias": [9.0]}], ids=["none", "stale"])
+@pytest.mark.parametrize(("bare", "anew"), [(20.0, 22.0), (20.0, 19.0)], ids=["helps", "harms"])
+def test_a_change_loses_the_biases_that_were_corrected_for_the_whole(
+    before: dict[str, list[float]], bare: float, anew: float
+) -> None:
+    """They are corrected anew, where they were at all and where that measures better."""
+    refiner = Measuring({(False, False): bare, (False, True): anew})
+    whole = refiner.built(Plan(shifts=before))
+    seen: list[Plan] = []
+
+    def change(given: Candidate) -> Candidate:
+        seen.append(given.plan)
+        return replace(given, plan=given.plan.without_nodes({"n": "why"}))
+
+    candidate, decibels = free.with_own_biases(refiner, change, whole)
+    assert seen[0].shifts == {} and candidate.plan.kept == {"n": "why"}
+    corrected_anew = bool(before) and anew > bare
+    assert candidate.plan.shifts == (SHIFTS if corrected_anew else {})
+    assert decibels == [anew if corrected_anew else bare]
