@@ -330,16 +330,22 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
     """Rows (operator, how it is treated) for a reader."""
     for entry in target.operators:
         condition = ", ".join(f"{k}={v}" for k, v in entry.when.items())
-        parts = [f"inputs {', '.join(map(str, entry.activations))}" if not entry.variadic else "all inputs"]
+        parts = [f"inputs {', '.join(map(str, entry.activations))}"] if entry.activations else []
+        if entry.variadic:
+            parts = ["all inputs"]
         if entry.shortcut:
             parts = [f"the input beside a {entry.shortcut}"]
         if entry.attention:
             parts.append("around a Softmax only")
-        if entry.weight is not None:
+        if entry.recurrent is not None:
+            parts.append(f"weights {entry.weight} and {entry.recurrent} per output")
+        elif entry.weight is not None:
             axis = "tensor" if entry.weight_axis is None else f"axis {entry.weight_axis}"
             parts.append(f"weight {entry.weight} per {axis}")
         if entry.bias is not None:
             parts.append(f"bias {entry.bias}")
+        if entry.tiled:
+            parts.append("where windows lie side by side")
         parts.append(f"output {entry.output}")
         if entry.quantize:
             parts.append(f"where the precision quantizes {' or '.join(entry.quantize)}")

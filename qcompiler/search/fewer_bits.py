@@ -28,6 +28,8 @@ def four_bits(refiner: Refiner, study: Study) -> FourBits | None:
     able = compilation.run_pass(place, compilation.graph, PassContext(few, Plan())).plan
     assert able is not None
     names = able.intended & candidate.plan.intended
+    if not names:
+        return None
     trial = refiner.fused(with_four_bits(refiner, candidate, names))
     if trial.plan is None or not names & trial.plan.intended:
         return None

@@ -95,6 +95,15 @@ def test_what_eight_bits_are_too_many_for_has_four_in_places() -> None:
     assert again.model.SerializeToString(deterministic=True) == found.model.SerializeToString(deterministic=True)
 
 
+def test_convolutions_have_no_four_bits() -> None:
+    graph = program("(float[1,16,24,24] x) => (float y) { a = Conv(x, v) t = Tanh(a) y = Conv(t, w) }",
+                    weights(v=(64, 16, 3, 3), w=(64, 64, 3, 3)))  # fmt: skip
+    random = np.random.default_rng(0)
+    data = [{"x": random.normal(size=(1, 16, 24, 24)).astype(np.float32)} for _ in range(4)]
+    with pytest.raises(VerificationError, match=r"meets --budget size=0.2x .* the smallest 0\.[23]"):
+        qcompiler.compile(graph, data, options=qcompiler.Options(cpu="vnni", goal=Goal(size=0.2)))
+
+
 def test_a_drop_is_kept() -> None:
     found = compiled(Goal(max_drop=Drop.parse("50%"), metric="top-1"))
     assert found.plan is not None and len(found.plan.intended) == LAYERS + 1
