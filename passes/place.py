@@ -343,6 +343,8 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
             return f"'{tensor.name}' is not float32" if entry.heavy else ""
     if entry.weight is not None:
         weight = node.inputs[entry.weight]
+        if entry.recurrent is not None and {weight.values.ndim, node.inputs[entry.recurrent].values.ndim} != {3}:
+            return "its weights are not of a direction, an output and a term each"
         if entry.tiled and not tiles(node):
             return "its windows overlap, or do not tile its result"
         for index in (entry.weight, entry.recurrent) if not few else ():  # few bits: seen when they are rounded

@@ -25,7 +25,7 @@ from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.report import FrontRecord, Report
 from qcompiler.runtime import Feed, run, session
-from qcompiler.scheme import OLDEST_OPSET
+from qcompiler.scheme import OLDEST_OPSET, OLDEST_WITH_BLOCKS
 from qcompiler.search import ahead
 from qcompiler.search.improve import EFFORTS
 from qcompiler.search.meet import Meeting
@@ -376,11 +376,12 @@ class Compilation:
         """A copy of the cleaned graph with the plan's codes, all else as it was."""
         graph = ir.clone(self.graph)
         scratch = None if self.rounding is None else self.rounding.scratch
-        few = self.target.in_four_bits if plan.four_bits else None
-        if few is not None and few.kind is not None and graph.opset < few.kind.opset:
-            raising = registry.make("raise-opset", {"opset": few.kind.opset})
-            self.run_pass(raising, graph, PassContext(self.target, plan))
         self.run_passes("lower", graph, PassContext(self.target, plan, scratch=scratch))
+        if graph.opset < OLDEST_WITH_BLOCKS and any(
+            node.op == "DequantizeLinear" and "block_size" in node.attrs for _, node in ir.all_nodes(graph)
+        ):
+            raising = registry.make("raise-opset", {"opset": OLDEST_WITH_BLOCKS})
+            self.run_pass(raising, graph, PassContext(self.target, plan))
         return graph
 
     def observed(self, plan: Plan) -> list[str]:

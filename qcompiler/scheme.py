@@ -9,6 +9,8 @@ from qcompiler.errors import PlanError
 
 OLDEST_OPSET = 13
 """QuantizeLinear and DequantizeLinear know axes since opset 13."""
+OLDEST_WITH_BLOCKS = 21
+"""And blocks since opset 21."""
 
 CodeType = Literal[
     "uint8", "int8", "int32", "uint16", "int16", "uint4", "int4", "float8_e4m3fn", "float4_e2m1fn"

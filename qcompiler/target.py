@@ -405,6 +405,14 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
                 fix=f"use {', '.join(sorted(_OPERATOR_KEYS))}",
             )
         entry = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        if isinstance(entry.get("quantize"), str):
+            entry["quantize"] = (entry["quantize"],)
+        if not set(entry.get("quantize", ())) <= set(QUANTIZED):
+            raise TargetError(
+                f"operator {entry.get('op')}: quantize is '{', '.join(map(str, entry['quantize']))}'",
+                where=where,
+                fix=f"use some of {', '.join(QUANTIZED)}",
+            )
         operators.append(Operator(**entry))
     verifier = data.get("verifier", VERIFIERS[0])
     if verifier not in VERIFIERS:

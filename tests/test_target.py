@@ -77,6 +77,7 @@ def test_operators_fit_by_attributes_and_constants() -> None:
     [
         (TEXT.replace("opset = 17", ""), ("'opset' is missing",)),
         (TEXT + "colour = 1", ("unknown field 'colour'",)),
+        (TEXT + '[[operator]]\nop = "LSTM"\nquantize = "wights"', ("operator LSTM", "quantize is 'wights'", "weights")),
         (TEXT + '[[operator]]\nop = "Conv"\nweigth = 1', ("operator Conv", "unknown field 'weigth'")),
         ("name = ", ("is not TOML",)),
     ],

@@ -81,7 +81,7 @@ def test_what_is_asked_for_is_met(folder: Path, wanted: tuple[str, ...]) -> None
         (("--min-sqnr", "20", "--precision", "float"), 1, ("nothing to choose from", "int8")),
         (("--min-sqnr", "150"), 1, ("no mixture", "--min-sqnr 150", "the best that is no slower has", "or take")),
         (("--budget", "latency=0.001x"), 1, ("no mixture", "the fastest takes", "allow as much")),
-        (("--budget", "size=0.1x"), 1, ("no mixture", "the smallest 0.", "allow as much")),
+        (("--budget", "size=0.1x"), 1, ("no mixture", "the smallest 0.1", "allow as much")),
         (("--plan", "p.json", "--min-sqnr", "20"), 2, ("--plan decides everything",)),
     ],
 )  # fmt: skip

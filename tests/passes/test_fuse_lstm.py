@@ -85,10 +85,23 @@ def test_what_stays_in_float(text: str) -> None:
     assert not placed(graph, target=TARGET.at("int8")).intended
 
 
+def test_weights_of_another_rank_are_refused() -> None:
+    flat = {**constants(), "w": constants()["w"][0]}
+    assert not placed(program(TEXT, flat, 20, 9), target=TARGET.at("int8")).intended
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
     bad = constants()
     bad["r"][0, 5, 5] = np.inf
     assert not placed(program(TEXT, bad, 20, 9), target=TARGET.at("int8")).intended
+
+
+def test_without_the_pass_it_stays_in_float() -> None:
+    graph = program(BOTH_WAYS, constants(2), 20, 9)
+    given = [{**feed(graph, seed), "n": np.array([20, 7, 1], np.int32)} for seed in range(4)]
+    options = qcompiler.Options(timing=False, passes=("-fuse-lstm",))
+    report = qcompiler.compile(graph, given, precision="int8", options=options).report
+    assert next(node.precision for node in report.nodes if node.op == "LSTM") == "float"
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])

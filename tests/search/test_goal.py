@@ -114,7 +114,7 @@ def test_a_drop_is_kept() -> None:
     [
         (Goal(min_sqnr=140.0), r"no mixture of precisions meets --min-sqnr 140 \(the best that is no slower has "
                                r".* dB, at .*x the speed\); ask for --min-sqnr .*, or take --precision float"),
-        (Goal(size=0.1), r"meets --budget size=0.1x \(the fastest takes 0\..*x the source's time, the smallest 0\."),
+        (Goal(size=0.1), r"meets --budget size=0.1x \(the fastest takes 0\..*x the source's time, the smallest 0\.1"),
         (Goal(max_drop=Drop.parse("0"), metric="cosine", min_sqnr=140.0), "no mixture .* meets --min-sqnr 140"),
     ],
 )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Compiles single LSTMs and transposed convolutions between others, and says what 8 bits make of their time.
+
+    python tools/bench_layers.py [--seconds S]
+
+Random weights and samples, no options but --no-timing. Float and compiled run one after the other in every round, one
+thread; speed is the median of ratios within rounds, with and without the pass that makes 8 bits of the layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import onnxruntime as ort
+from onnx import numpy_helper, parser
+from rich.console import Console
+from rich.table import Table
+
+import qcompiler
+from qcompiler import ir, runtime
+from qcompiler.verify import timing
+
+LSTM = """<ir_version: 9, opset_import: ["" : 20]> g (float[{steps},1,{inputs}] x) => (float y) {{
+    y = LSTM <hidden_size = {units}, direction = "{direction}"> (x, w, r) }}"""
+DECODER = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,16,80,80] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) t = ConvTranspose <strides = [2,2]> (r, v, b) s = Relu(t)
+    y = Conv <pads = [1,1,1,1]> (s, u) }"""
+
+
+def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
+    """(name, program, pass that makes 8 bits of it, shapes of its weights)."""
+    found = []
+    for steps, inputs, units, both in ((80, 128, 128, True), (80, 256, 256, True), (40, 512, 512, False),
+                                       (160, 96, 96, True)):  # fmt: skip
+        ways = 1 + both
+        text = LSTM.format(steps=steps, inputs=inputs, units=units, direction="bidirectional" if both else "forward")
+        shapes = {"w": (ways, 4 * units, inputs), "r": (ways, 4 * units, units)}
+        found.append((f"LSTM, {ways} x {units} units of {inputs}, {steps} steps", text, "fuse-lstm", shapes))
+    shapes = {"w": (128, 64, 3, 3), "v": (128, 64, 2, 2), "b": (64,), "u": (16, 64, 3, 3)}
+    return [*found, ("Conv, ConvTranspose, Conv, 64 x 80 x 80", DECODER, "subpixel-conv", shapes)]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=3.0, help="for each (default 3)")
+    seconds = arguments.parse_args().seconds
+    table = Table("layer", "speed", "SQNR dB", "without the pass")
+    for name, text, one, shapes in layers():
+        random = np.random.default_rng(0)
+        model = parser.parse_model(text)
+        for key, shape in shapes.items():
+            values = (0.05 * random.normal(size=shape)).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(values, key))
+        (given,) = model.graph.input
+        shape = [size.dim_value for size in given.type.tensor_type.shape.dim]
+        feeds = [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(6)]
+        results = [
+            qcompiler.compile(model, feeds, options=qcompiler.Options(timing=False, passes=passes))
+            for passes in ((), (f"-{one}",))
+        ]
+        speeds = [speed(model, result.graph, feeds, seconds) for result in results]
+        table.add_row(name, f"{speeds[0]:.2f}x", f"{results[0].report.sqnr:.1f}", f"{speeds[1]:.2f}x")
+    Console().print(table)
+
+
+def speed(source: object, compiled: ir.Graph, feeds: list[runtime.Feed], seconds: float) -> float:
+    """Of the compiled graph, as a multiple of the source's."""
+    with runtime.session(ir.load(source)) as plain, runtime.session(compiled) as own:
+        sessions: dict[str, ort.InferenceSession] = {"source": plain, "own": own}
+        return timing.interleaved(sessions, feeds, seconds=seconds)["own"].speedup
+
+
+if __name__ == "__main__":
+    main()
