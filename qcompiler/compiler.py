@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ import onnx
 import onnxruntime as ort
 
 from qcompiler import calibrate, ir, native, registry, rounding, smoothing
-from qcompiler.data import Samples, open_samples, random_samples, spread
-from qcompiler.errors import DataError, ModelError, PlanError, RecipeError, TargetError
+from qcompiler.data import Samples, open_samples
+from qcompiler.errors import DataError, PlanError, RecipeError, TargetError
+from qcompiler.job_samples import JobSamples
 from qcompiler.memory import available_bytes
 from qcompiler.options import Options
 from qcompiler.outcome import report_of
@@ -24,7 +24,6 @@ from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.report import FrontRecord, Report
-from qcompiler.runtime import Feed, run, session
 from qcompiler.scheme import OLDEST_OPSET, OLDEST_WITH_BLOCKS
 from qcompiler.search import ahead
 from qcompiler.search.improve import EFFORTS
@@ -33,10 +32,10 @@ from qcompiler.search.observing import BEST, USUAL, best_observer
 from qcompiler.search.refine import Candidate, Refiner
 from qcompiler.search.settle import UNCHANGED, Measured, measured, settled, unchanged, unfaithful
 from qcompiler.stages import Stages
-from qcompiler.target import OPS, Target, load_target
+from qcompiler.target import OPS, Target
+from qcompiler.target_files import load_target
 from qcompiler.verify.checks import Checks
 
-MOST_MADE_UP = 16
 OBSERVED = "ranges by the observer"
 """The action of a decision for an observer."""
 COPIES = 2
@@ -159,7 +158,6 @@ class Compilation:
             }
         self.name = Path(model).name if isinstance(model, (str, os.PathLike)) else self.source.name
         self.data: Samples | None = None
-        self.unmeasured = ""
         self.runtime = f"onnxruntime {ort.__version__}"
         if data is not None:
             self.data = open_samples(
@@ -169,6 +167,7 @@ class Compilation:
                 limit=options.limit,
                 image_options=options.images,
             )
+        self.samples = JobSamples(self)
         self.rounding = rounding.Rounding(self) if self.target.weight.four_bits else None
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:
@@ -289,21 +288,6 @@ class Compilation:
         assert plan is not None
         return plan
 
-    def typical(self, *, skip_bad: bool = False, count: int = 0) -> list[Feed]:
-        """A few samples that stand for all: so many, or as many as weights are rounded for."""
-        count = count or EFFORTS[self.options.improve].rounding_samples
-        if not skip_bad:
-            return spread(self.samples(), count)
-        found: list[Feed] = []
-        with session(self.graph) as model:
-            for feed in self.samples().good():
-                with suppress(ModelError):
-                    run(model, feed)
-                    found.append(feed)
-                if len(found) == count:
-                    break
-        return found
-
     def placed(self, ctx: PassContext) -> PassContext:
         return self.run_pass(self.placing(), self.graph, ctx)
 
@@ -322,7 +306,7 @@ class Compilation:
         plans: dict[str, Plan] = {}
         for self.observer in calibrate.OBSERVERS:
             plans[self.observer] = self.solved(ctx)
-        self.observer = best_observer(self.graph, plans, self.feeds())
+        self.observer = best_observer(self.graph, plans, self.samples.feeds())
         reason = f"of {', '.join(calibrate.OBSERVERS)}, tried on samples"
         return plans[self.observer].deciding([self.observer], OBSERVED, reason)
 
@@ -403,7 +387,7 @@ class Compilation:
 
     def calibrated(self, tensors: list[str]) -> calibrate.Statistics:
         counted = calibrate.Calibration(self.graph, tensors, scheduler=calibrate.Threads(), on_sample=self.counted)
-        return counted.run(self.samples())
+        return counted.run(self.samples.all())
 
     def counted(self, done: int, total: int | None) -> None:
         """Says how many samples are counted."""
@@ -422,35 +406,6 @@ class Compilation:
         available = available_bytes()
         small = self.kind.quantize != "weights" or self.target.verifier != "onnxruntime"
         return not small and 0 < available < COPIES * ir.weight_bytes(self.source)
-
-    def samples(self) -> Samples:
-        if self.data is None:
-            raise DataError(
-                f"{self.precision} needs samples to take ranges from",
-                where=self.source.name,
-                fix=f"give data (--data){self.target.without_samples}",
-            )
-        return self.data
-
-    def feeds(self) -> list[Feed]:
-        """The samples that speed and agreement are measured on; made up where the user gave none, and none at all
-        where what can be made up is nothing that the source takes."""
-        if self.large:
-            return []
-        if not hasattr(self, "_feeds"):
-            self._feeds = self._made_up() if self.data is None else spread(self.data, self.options.samples)
-        return self._feeds
-
-    def _made_up(self) -> list[Feed]:
-        feeds: list[Feed] = []
-        with session(self.source, threads=self.options.threads) as source:
-            try:
-                for feed in random_samples(self.source.inputs, min(self.options.samples, MOST_MADE_UP)):
-                    run(source, feed)
-                    feeds.append(feed)
-            except (DataError, ModelError) as error:
-                self.unmeasured = str(error)
-        return feeds
 
     def run_passes(self, stage: str, graph: ir.Graph, ctx: PassContext) -> PassContext:
         return self._run(self.passes(stage), graph, ctx)

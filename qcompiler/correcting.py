@@ -23,12 +23,12 @@ def corrected(compilation: Compilation, plan: Plan, feeds: Sequence[Feed] = ()) 
     for one in compilation.passes("correct"):
         ctx = PassContext(compilation.target, plan)
         if isinstance(one, RowsPass):
-            rows = calibrate.sample_rows(graph, one.wanted(graph, plan), compilation.samples(), most=one.rows)
+            rows = calibrate.sample_rows(graph, one.wanted(graph, plan), compilation.samples.all(), most=one.rows)
             ctx = replace(ctx, rows=rows)
         elif isinstance(one, ShiftsPass):
             wanted = one.wanted(graph, plan)
             coded = compilation.rounded(replace(plan, shifts={}))
-            ranks, shown = dict(wanted.values()), feeds or compilation.typical()
+            ranks, shown = dict(wanted.values()), feeds or compilation.samples.typical()
             found = calibrate.mean_shifts(graph, coded, ranks, shown, optimize=compilation.optimize)
             shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
             ctx = replace(ctx, shifts=shifts)

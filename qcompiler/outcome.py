@@ -35,7 +35,7 @@ def report_of(
     job: Compilation, candidate: Candidate, found: Measured, warnings: Sequence[str], statistics: Statistics | None
 ) -> Report:
     """The report of a compilation that ends in the candidate, which measures what was found."""
-    graph, plan, feeds = candidate.graph, candidate.plan, job.feeds()
+    graph, plan, feeds = candidate.graph, candidate.plan, job.samples.feeds()
     origin = "given" if job.data is not None else "random"
     report = Report(
         model=job.name,
@@ -56,7 +56,7 @@ def report_of(
         size = f"{ir.weight_bytes(job.source) / 1e9:.1f} GB of weights"
         report.warnings.append(f"not run, neither it nor the source: memory has no room for {size} and copies of them")
     elif not feeds:
-        report.warnings.append(f"not measured: {job.unmeasured}; give samples (--data)")
+        report.warnings.append(f"not measured: {job.samples.unmeasured}; give samples (--data)")
     bad = statistics.not_finite() if statistics is not None else []
     report.warnings += bad[:MOST_NOT_FINITE]
     if len(bad) > MOST_NOT_FINITE:
@@ -82,7 +82,7 @@ def report_of(
 
 def describe(report: Report, job: Compilation, candidate: Candidate, statistics: Statistics | None) -> None:
     """Adds what only the whole report shows: error by depth, the worst tensors, and memory."""
-    feeds, plan, here = job.feeds(), candidate.plan, job.target.verifier == "onnxruntime"
+    feeds, plan, here = job.samples.feeds(), candidate.plan, job.target.verifier == "onnxruntime"
     if plan is not None and plan.sites and feeds:
         seconds = SHARE * sum(stage.seconds for stage in job.stages.records)
         try:
@@ -102,6 +102,6 @@ def _memory(job: Compilation, candidate: Candidate) -> MemoryRecord | None:
             ir.save(graph, Path(folder) / name)
             for name, graph in (("source.onnx", job.source), ("compiled.onnx", candidate.graph))
         ]
-        feeds = job.feeds()[:MEMORY_FEEDS]
+        feeds = job.samples.feeds()[:MEMORY_FEEDS]
         used = list(side_by_side(lambda path: footprint.measured(path, feeds, job.options.threads), paths))
     return MemoryRecord(*used) if all(used) else None

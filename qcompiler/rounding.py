@@ -97,7 +97,7 @@ class Rounding:
         readers = one.wanted(graph, plan)
         if not readers:
             return self.job.run_pass(one, graph, ctx)
-        feeds = spread(self.job.samples(), SAMPLES)
+        feeds = spread(self.job.samples.all(), SAMPLES)
         products = {node for nodes in readers.values() for node in nodes}
         walk = calibrate.Walk(graph, products, feeds, rows=ROWS, most=TOGETHER, lean=self.job.large)
         if not walk.possible:

@@ -44,7 +44,7 @@ def smoothed(
         ctx = attempted(compilation, ctx, tried, skip_bad=skip_bad)
     for one in _decided(compilation):
         assert ctx.plan is not None
-        feeds = compilation.samples().good() if skip_bad else compilation.samples()
+        feeds = compilation.samples.all().good() if skip_bad else compilation.samples.all()
         wanted = one.wanted(compilation.graph, ctx.plan)
         rows = calibrate.sample_rows(
             compilation.graph, wanted, feeds, most=one.rows, samples=one.samples, skip_bad=skip_bad
@@ -57,7 +57,7 @@ def smoothed(
             assert ctx.plan is not None
             readers = rounding.wanted(compilation.graph, ctx.plan)
             if readers:
-                typical = compilation.typical(skip_bad=skip_bad)
+                typical = compilation.samples.typical(skip_bad=skip_bad)
                 moments = calibrate.second_moments(compilation.graph, readers, typical)
                 ctx = compilation.run_pass(rounding, compilation.graph, replace(ctx, moments=moments))
     return replace(ctx, rows=None, moments=None)

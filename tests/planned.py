@@ -18,7 +18,8 @@ from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import Pass, PassContext, Pipeline, RowsPass
 from qcompiler.plan import Plan, TensorQuant
 from qcompiler.runtime import Feed
-from qcompiler.target import Target, load_target
+from qcompiler.target import Target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("ort-cpu", "vnni")
 HERE = load_target("ort-cpu")

@@ -14,7 +14,7 @@ from qcompiler import ir
 from qcompiler.errors import PlanError, QCompilerError
 from qcompiler.plan import Plan, Site
 from qcompiler.runtime import Feed
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 UNTIMED = qcompiler.Options(timing=False)
 NET = """(float[N,3,16,16] x) => (float[N,10] y) {

@@ -224,7 +224,7 @@ def test_fewer_samples_are_held_where_they_are_large(monkeypatch: pytest.MonkeyP
 def test_another_kind_of_cpu_is_not_judged_by_the_kernels_of_this_one(
     monkeypatch: pytest.MonkeyPatch, here: str, judged_by: str
 ) -> None:
-    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    monkeypatch.setattr("qcompiler.target_files.detect_cpu", lambda: here)
     job = Compilation(program(PRODUCT, WEIGHTS), samples(4, 256), "ort-cpu", "int8", None, Options(cpu="vnni"))
     assert job.optimize == judged_by
     told = [warning for warning in job.run(None, None).report.warnings if "this CPU is not vnni" in warning]
@@ -232,7 +232,7 @@ def test_another_kind_of_cpu_is_not_judged_by_the_kernels_of_this_one(
 
 
 def test_nothing_is_met_for_another_kind_of_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: "avx2")
+    monkeypatch.setattr("qcompiler.target_files.detect_cpu", lambda: "avx2")
     options = Options(cpu="vnni", goal=Goal(min_sqnr=20.0))
     with pytest.raises(TargetError, match="this CPU is not vnni"):
         qcompiler.compile(program(PRODUCT, WEIGHTS), samples(4, 256), options=options)

@@ -13,7 +13,7 @@ import qcompiler
 from qcompiler import native, tables
 from qcompiler.plan import Plan
 from qcompiler.search.refine import regions_of
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
 SILU = "(float[1,3,8,8] x) => (float y) { c = Conv(x, w) g = Sigmoid(c) m = Mul(c, g) y = Conv(m, v) }"

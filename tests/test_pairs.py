@@ -13,7 +13,7 @@ import qcompiler
 from qcompiler import ir, numerics, runtime
 from qcompiler.passes.align_channels import AlignChannels
 from qcompiler.scheme import MOST_OF_A_PAIR, PerAxis, PerTensor, Scheme
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("ort-cpu", "avx2")
 SHAPES = ((8, 8, 3, 3), (4, 3, 3, 3), (4, 1, 5, 5), (6, 4, 1, 1), (5, 8, 3), (7, 9), (16, 4))

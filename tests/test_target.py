@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pass_helpers import program
 
-from qcompiler import registry, target
+from qcompiler import cpu, registry, target_files
 from qcompiler.errors import TargetError
 from qcompiler.scheme import PerAxis
-from qcompiler.target import Operator, describe, load_target, target_names
+from qcompiler.target import Operator
+from qcompiler.target_files import describe, load_target, target_names
 
 TEXT = """
 name = "mine"
@@ -27,8 +28,8 @@ bias = { dtype = "int32", symmetric = true }
 @pytest.mark.parametrize("name", target_names())
 def test_targets_of_the_package_are_sound(name: str) -> None:
     kinds = load_target(name).cpus
-    for cpu in ("auto", *kinds):
-        one = load_target(name, cpu)
+    for kind in ("auto", *kinds):
+        one = load_target(name, kind)
         assert one.summary and one.operators and one.cpu in (kinds or ("",))
         assert all(registry.parse(text) for names in one.pipeline.values() for text in names)
         assert not {entry.op for entry in one.operators} & {*one.absorbed, *one.excluded}
@@ -37,7 +38,7 @@ def test_targets_of_the_package_are_sound(name: str) -> None:
 
 
 def test_cpu_kinds_change_schemes() -> None:
-    schemes = {cpu: load_target("ort-cpu", cpu) for cpu in ("vnni", "avx2", "arm")}
+    schemes = {kind: load_target("ort-cpu", kind) for kind in ("vnni", "avx2", "arm")}
     assert schemes["vnni"].weight.bits is None and schemes["avx2"].weight.paired
     assert schemes["vnni"].activation.dtype == "uint8" and schemes["arm"].activation.dtype == "int8"
 
@@ -48,9 +49,9 @@ def test_cpu_kinds_change_schemes() -> None:
      ("aarch64", "", "arm"), ("arm64", "", "arm")],
 )  # fmt: skip
 def test_detection(machine: str, flags: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target.platform, "machine", lambda: machine)
-    monkeypatch.setattr(target.Path, "read_text", lambda self: flags)
-    assert target.detect_cpu() == expected
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu.Path, "read_text", lambda self: flags)
+    assert cpu.detect_cpu() == expected
 
 
 def test_operators_fit_by_attributes_and_constants() -> None:
@@ -122,7 +123,7 @@ def test_a_precision_brings_its_own_schemes() -> None:
     ],
 )
 def test_a_malformed_precision_is_an_error(tmp_path: Path, line: str, words: str) -> None:
-    text = (Path(target.__file__).parent / "targets" / "tensorrt.toml").read_text()
+    text = (Path(target_files.__file__).parent / "targets" / "tensorrt.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(f"{text}\n{line}\n")
     with pytest.raises(TargetError, match=words):
@@ -130,7 +131,7 @@ def test_a_malformed_precision_is_an_error(tmp_path: Path, line: str, words: str
 
 
 def test_an_unknown_verifier_is_an_error(tmp_path: Path) -> None:
-    text = (Path(target.__file__).parent / "targets" / "tensorrt.toml").read_text()
+    text = (Path(target_files.__file__).parent / "targets" / "tensorrt.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('verifier = "tensorrt"', 'verifier = "somebody"'))
     with pytest.raises(TargetError, match="no verifier 'somebody'; use one of onnxruntime, tensorrt"):
@@ -156,7 +157,7 @@ def test_native_operators_on_a_target_without_them_are_refused() -> None:
 
 @pytest.mark.parametrize(("here", "chosen", "foreign"), [("vnni", "vnni", False), ("vnni", "avx2", True)])
 def test_another_kind_of_cpu_is_foreign(monkeypatch: pytest.MonkeyPatch, here: str, chosen: str, foreign: bool) -> None:
-    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    monkeypatch.setattr("qcompiler.target_files.detect_cpu", lambda: here)
     assert load_target("ort-cpu", chosen).foreign == foreign and not load_target("ort-cpu").foreign
     assert not load_target("tensorrt").foreign
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from qcompiler import ir, runtime
 from qcompiler.passes.align_channels import AlignChannels
 from qcompiler.pipeline import PassContext, Pipeline
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 FEWEST_ROUNDS = 7
 MOST = 63

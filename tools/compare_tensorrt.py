@@ -31,7 +31,7 @@ from rich.table import Table
 
 from models import NAMES, recipe
 from qcompiler.errors import TargetError
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 MODELS = ("minilm-l6", "efficientnet-lite0", "ppocr4-rec")
 OTHERS = {

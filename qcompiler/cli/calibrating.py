@@ -97,13 +97,13 @@ def calibrate_command(model: str, output: str, **given: Any) -> None:
             observer=given["observer"] or "",
             shard=given["shard"] or Shard(),
             skip_bad=given["skip_bad"],
-            scheduler=scheduler(given["address"], given["workers"], job.samples().count),
+            scheduler=scheduler(given["address"], given["workers"], job.samples.all().count),
             checkpoint=checkpoint,
             resume=given["resume"],
             on_sample=job.counted,
         )
         with job.stages("calibrate"):
-            statistics = calibration.run(job.samples())
+            statistics = calibration.run(job.samples.all())
         statistics.save(output)
         checkpoint.unlink(missing_ok=True)
     compiling.finish(job, given)

@@ -72,7 +72,7 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
     For --target tensorrt an engine is built, which needs no GPU, and every layer of it is shown.
     """
     from qcompiler import ir
-    from qcompiler.target import load_target
+    from qcompiler.target_files import load_target
     from qcompiler.verify import numbers, timing
     from qcompiler.verify.overflow import overflowing
 

@@ -253,7 +253,7 @@ def goal_of(given: dict[str, Any]) -> Goal | None:
 def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) -> Iterator[tuple[Compilation, Any]]:
     """The compilation that the arguments describe, with progress shown and hooks in place, and its checks."""
     precision = given.get("precision") or "int8"
-    from qcompiler.target import load_target
+    from qcompiler.target_files import load_target
 
     target = load_target(given["target"], given["cpu"])
     if precision not in target.precisions:
@@ -300,7 +300,7 @@ def compilation(model: str, given: dict[str, Any], *, needs_data: bool = False) 
 
         from qcompiler.verify.checks import Checks
 
-        checks = Checks(given["verify"], job.source, job.feeds()[:2] if given["verify"] == "numeric" else ())
+        checks = Checks(given["verify"], job.source, job.samples.feeds()[:2] if given["verify"] == "numeric" else ())
         hooks.append(checks)
         yield job, checks
 
@@ -346,7 +346,7 @@ def finish(job: Compilation, given: dict[str, Any]) -> None:
 
 def show_pipeline(given: dict[str, Any]) -> None:
     from qcompiler import registry
-    from qcompiler.target import load_target
+    from qcompiler.target_files import load_target
 
     changes = [change for change in given["passes"] if change != "show"]
     for stage, names in registry.edited(load_target(given["target"], given["cpu"]).pipeline, changes).items():
@@ -366,7 +366,7 @@ def bisect(model: str, given: dict[str, Any]) -> None:
         passes = [registry.parse(text) for stage in ("clean", "prepare") for text in job.pipeline.get(stage, ())]
         start = ir.clone(job.source)
         ir.infer_shapes(start)
-        guilty = search(passes, start, PassContext(job.target), agrees(job.source, job.feeds()[:2]))
+        guilty = search(passes, start, PassContext(job.target), agrees(job.source, job.samples.feeds()[:2]))
     if guilty is None:
         click.echo(f"after all {len(passes)} passes the outputs are still the source's: what is lost, quantizing loses")
     else:

@@ -39,7 +39,7 @@ def lint_command(model: str, target: str, as_json: bool, listing: bool, debug: b
     """
     from qcompiler import ir
     from qcompiler.lint import RULES, lint
-    from qcompiler.target import load_target
+    from qcompiler.target_files import load_target
 
     if listing:
         for rule in RULES.values():

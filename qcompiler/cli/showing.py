@@ -121,7 +121,7 @@ def passes_command(name: str | None, debug: bool) -> None:
 def targets_command(name: str | None, cpu: str, debug: bool) -> None:
     """List the targets there are, or show what one fuses with which scheme."""
     from qcompiler.report.text import table
-    from qcompiler.target import describe, load_target, target_names
+    from qcompiler.target_files import describe, load_target, target_names
 
     console = shared.console()
     if name is None:

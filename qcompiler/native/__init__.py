@@ -3,8 +3,8 @@
 The library is C++ and needs no Python: any ONNX Runtime from 1.18 on loads it by its path
 (``SessionOptions.register_custom_ops_library``). It is optional: without it everything but these operators works.
 
-``QCOMPILER_ISA`` (auto, avx512vnni, avxvnni, avx2, neoni8mm, neondot, neon, scalar) is read each time the library is
-registered.
+``QCOMPILER_ISA`` (auto, amx, avx512vnni, avxvnni, avx2, neoni8mm, neondot, neon, scalar) is read each time the library
+is registered.
 """
 
 from __future__ import annotations

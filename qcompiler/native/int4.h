@@ -69,6 +69,22 @@ struct Int4Kernels {
   void (*to_half)(const float* floats, std::size_t count, std::uint16_t* halves);
 };
 
+// How many rows are multiplied where an instruction set has a faster way for them: values as bfloat16, which lie in memory
+// as the kernel wants them, times weights rounded to bfloat16 with their scales, summed in float32. Values that are not
+// finite stay what they are.
+struct Int4ManyRows {
+  std::size_t fewest;  // rows for which it is the faster way
+  std::size_t rows;    // as many as a product takes at a time,
+  std::size_t panels;  // and as many neighbouring panels
+  std::size_t (*row_bytes)(const Int4Matrix& matrix);
+  // Packs one of the rows that lie at `packed`, row_bytes() each and as many as a multiple of 16.
+  void (*pack_row)(const Int4Matrix& matrix, const float* values, std::size_t row, std::uint8_t* packed);
+  void (*multiply)(const Int4Matrix& matrix, const std::uint8_t* panel, const std::uint8_t* packed, std::size_t rows,
+                   const float* bias, std::size_t columns, float* out, std::size_t stride);
+};
+
+extern const Int4ManyRows int4_amx;
+
 extern const Int4Kernels int4_scalar;
 extern const Int4Kernels int4_avx2;
 extern const Int4Kernels int4_avxvnni;

@@ -67,6 +67,7 @@ extern const Int8Kernels int8_avx2;
 extern const Int8Kernels int8_avx2paired;  // for paired matrices only
 extern const Int8Kernels int8_avxvnni;
 extern const Int8Kernels int8_avx512vnni;
+extern const Int8Kernels int8_amx;
 extern const Int8Kernels int8_neon;
 extern const Int8Kernels int8_neondot;
 

@@ -5,6 +5,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -17,6 +21,24 @@ bool has_avx512vnni() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
+}
+// The state of tiles is large: Linux saves it for processes that have asked, and all their threads. Other systems are not
+// asked yet.
+bool has_amx() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  static const bool allowed = [] {
+    constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;  // leaf 7, EDX
+    constexpr unsigned kNeeded = kBfloat16 | kTiles | kInt8;
+    constexpr long kRequestState = 0x1023, kTileData = 18;   // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return has_avx512vnni() && __builtin_cpu_supports("avx512bf16") &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kNeeded) == kNeeded &&
+           syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+  }();
+  return allowed;
+#else
+  return false;
+#endif
 }
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -56,18 +78,19 @@ const LookupKernels& use() {
 
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, &int8_avx512vnni, &int8_avx512vnni, lookup_avx512},
-    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, &int8_avxvnni, &int8_avxvnni, use<lookup_avx2>},
-    {"avx2", has_avx2, observe_avx2, &int4_avx2, &int8_avx2, &int8_avx2paired, use<lookup_avx2>},
+    {"amx", has_amx, observe_avx512vnni, &int4_avx512vnni, &int4_amx, &int8_amx, &int8_amx, lookup_avx512},
+    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, nullptr, &int8_avx512vnni, &int8_avx512vnni, lookup_avx512},
+    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, nullptr, &int8_avxvnni, &int8_avxvnni, use<lookup_avx2>},
+    {"avx2", has_avx2, observe_avx2, &int4_avx2, nullptr, &int8_avx2, &int8_avx2paired, use<lookup_avx2>},
 #elif defined(__aarch64__)
-    {"neoni8mm", has_neoni8mm, observe_neon, &int4_neoni8mm, &int8_neondot, &int8_neondot, use<lookup_neon>},
-    {"neondot", has_neondot, observe_neon, &int4_neondot, &int8_neondot, &int8_neondot, use<lookup_neon>},
-    {"neon", always, observe_neon, &int4_neon, &int8_neon, &int8_neon, use<lookup_neon>},
+    {"neoni8mm", has_neoni8mm, observe_neon, &int4_neoni8mm, nullptr, &int8_neondot, &int8_neondot, use<lookup_neon>},
+    {"neondot", has_neondot, observe_neon, &int4_neondot, nullptr, &int8_neondot, &int8_neondot, use<lookup_neon>},
+    {"neon", always, observe_neon, &int4_neon, nullptr, &int8_neon, &int8_neon, use<lookup_neon>},
 #endif
-    {"scalar", always, observe_scalar, &int4_scalar, &int8_scalar, &int8_scalar, use<lookup_scalar>},
+    {"scalar", always, observe_scalar, &int4_scalar, nullptr, &int8_scalar, &int8_scalar, use<lookup_scalar>},
 };
 
-constexpr const char* kKnown[] = {"avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar"};
+constexpr const char* kKnown[] = {"amx", "avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar"};
 
 std::atomic<const Isa*> g_in_use{nullptr};
 std::atomic<std::uint64_t> g_int4_runs[sizeof(kIsas) / sizeof(kIsas[0])];
@@ -93,8 +116,8 @@ const Isa* select_isa(const char* wanted, std::string& error) {
       return nullptr;
     }
   }
-  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, avx512vnni, avxvnni, avx2, "
-          "neoni8mm, neondot, neon or scalar";
+  error = std::string("QCOMPILER_ISA=") + wanted + ": unknown; use auto, amx, avx512vnni, avxvnni, "
+          "avx2, neoni8mm, neondot, neon or scalar";
   return nullptr;
 }
 

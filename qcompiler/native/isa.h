@@ -17,6 +17,7 @@ struct Isa {
   bool (*supported)();
   ObserveFunction observe;
   const Int4Kernels* int4;
+  const Int4ManyRows* int4_many;  // or null
   const Int8Kernels* int8;
   const Int8Kernels* int8_paired;  // for paired matrices, often the same
   const LookupKernels& (*lookup)();

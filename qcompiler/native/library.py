@@ -12,7 +12,7 @@ from qcompiler.errors import DependencyError
 
 DOMAIN = "qcompiler"  # of every operator in the library
 # What QCOMPILER_ISA may name, besides "auto".
-ISAS = ("avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar")
+ISAS = ("amx", "avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar")
 
 _FILE_NAME = "qcompiler_ops.dll" if sys.platform == "win32" else "libqcompiler_ops.so"
 

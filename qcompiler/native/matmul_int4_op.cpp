@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "int4_node.h"
 #include "int4_weights.h"
@@ -19,7 +20,7 @@ namespace {
 
 constexpr std::size_t kWeightsInput = 1;  // then scales, zero_points
 constexpr std::size_t kBiasInput = 4;
-constexpr std::size_t kLargestTile = 8;  // rows, of any instruction set
+constexpr std::size_t kRowsTogether = 16;   // that Int4ManyRows may pack
 
 // Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
 constexpr std::size_t kWorthThreads = std::size_t{1} << 19;
@@ -111,39 +112,57 @@ class MatMulInt4Kernel {
     return value == nullptr ? std::vector<float>{} : read_bias(Tensor(api_, value));
   }
 
+  // How a number of rows is multiplied.
+  struct Way {
+    const Int4ManyRows* many;  // null: as the kernels for few rows do
+    std::size_t rows;          // of a tile
+    std::size_t row_bytes;
+    void (*multiply)(const Int4Matrix&, const std::uint8_t*, const std::uint8_t*, std::size_t, const float*, std::size_t,
+                     float*, std::size_t);
+  };
+
+  Way way_for(std::size_t rows) const {
+    const Int4Matrix& matrix = weights_->matrix();
+    if (!quantized_) return {nullptr, kernels_.rows, matrix.float_row_bytes(), kernels_.multiply_float};
+    const Int4ManyRows* many = isa_.int4_many;
+    if (many != nullptr && rows >= many->fewest) return {many, many->rows, many->row_bytes(matrix), many->multiply};
+    return {nullptr, kernels_.rows, matrix.quantized_row_bytes(), kernels_.multiply_quantized};
+  }
+
   void multiply(ort::KernelContext* context, const Tensor& a, void* y, const float* bias) const {
     const Int4Matrix& matrix = weights_->matrix();
     const std::size_t rows = a.count() / matrix.depth;
-    const std::size_t row_bytes = quantized_ ? matrix.quantized_row_bytes() : matrix.float_row_bytes();
+    const Way way = way_for(rows);
+    const std::size_t row_bytes = way.row_bytes;
     const bool as_they_are = !quantized_ && a.type == ort::kFloat && row_bytes == matrix.depth * sizeof(float);
-    const Scratch memory = as_they_are ? nullptr : scratch(rows * row_bytes);
+    const Scratch memory = as_they_are ? nullptr : scratch((rows + kRowsTogether - 1) / kRowsTogether * kRowsTogether * row_bytes);
     const std::uint8_t* packed = as_they_are ? static_cast<const std::uint8_t*>(a.data) : memory.get();
     if (!as_they_are) {
       for_each(api_, context, rows, rows * matrix.depth >= kWorthPackingInThreads,
-               [&](std::size_t row) { pack(a, row, memory.get() + row * row_bytes); });
+               [&](std::size_t row) { pack(a, row, way, memory.get()); });
     }
 
-    const std::size_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
-    // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
-    const auto first_row = [&](std::size_t tile) { return tile * (rows / tiles) + std::min(tile, rows % tiles); };
-    const auto kernel = quantized_ ? kernels_.multiply_quantized : kernels_.multiply_float;
-    const auto multiply_tile = [&](std::size_t panel, std::size_t tile) {
+    const std::size_t tiles = (rows + way.rows - 1) / way.rows;
+    // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2. Many rows are packed for tiles that are full.
+    const auto first_row = [&](std::size_t tile) {
+      return way.many != nullptr ? std::min(tile * way.rows, rows) : tile * (rows / tiles) + std::min(tile, rows % tiles);
+    };
+    const auto multiply_tile = [&](std::size_t panel, std::size_t panels, std::size_t tile) {
       const std::size_t first = first_row(tile), count = first_row(tile + 1) - first;
       const std::size_t column = panel * kPanelColumns;
-      const std::size_t columns = std::min(kPanelColumns, matrix.columns - column);
+      const std::size_t columns = std::min(panels * kPanelColumns, matrix.columns - column);
       const float* panel_bias = bias == nullptr ? nullptr : bias + column;
       const std::uint8_t* weights = matrix.panels + panel * matrix.panel_bytes();
       const std::uint8_t* tile_rows = packed + first * row_bytes;
       const std::size_t at = first * matrix.columns + column;
       if (a.type == ort::kFloat) {
-        kernel(matrix, weights, tile_rows, count, panel_bias, columns, static_cast<float*>(y) + at, matrix.columns);
+        way.multiply(matrix, weights, tile_rows, count, panel_bias, columns, static_cast<float*>(y) + at, matrix.columns);
         return;
       }
-      float result[kLargestTile * kPanelColumns];
-      kernel(matrix, weights, tile_rows, count, panel_bias, columns, result, kPanelColumns);
+      std::vector<float> result(count * columns);
+      way.multiply(matrix, weights, tile_rows, count, panel_bias, columns, result.data(), columns);
       for (std::size_t row = 0; row < count; ++row) {
-        kernels_.to_half(result + row * kPanelColumns, columns,
-                         static_cast<std::uint16_t*>(y) + at + row * matrix.columns);
+        kernels_.to_half(result.data() + row * columns, columns, static_cast<std::uint16_t*>(y) + at + row * matrix.columns);
       }
     };
 
@@ -153,20 +172,33 @@ class MatMulInt4Kernel {
     constexpr std::size_t kEnough = 32;
     const std::size_t panels = (matrix.columns + kPanelColumns - 1) / kPanelColumns;
     const std::size_t parts = std::min(tiles, std::max((rows * row_bytes + kRowsInCache - 1) / kRowsInCache, (kEnough + panels - 1) / panels));
+    const std::size_t together = way.many == nullptr ? 1 : std::clamp<std::size_t>(panels / kEnough, 1, way.many->panels);
+    const std::size_t strips = (panels + together - 1) / together;
     const auto multiply_part = [&](std::size_t unit) {
-      const std::size_t part = unit / panels, panel = unit % panels;
-      for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
+      const std::size_t part = unit / strips, panel = unit % strips * together;
+      for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) {
+        multiply_tile(panel, std::min(together, panels - panel), tile);
+      }
     };
-    for_each(api_, context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
+    for_each(api_, context, strips * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
   }
 
-  // One row as the kernels want it.
-  void pack(const Tensor& a, std::size_t row, std::uint8_t* packed) const {
+  // One row as the kernels want it, among those at `packed`.
+  void pack(const Tensor& a, std::size_t row, const Way& way, std::uint8_t* packed) const {
     const Int4Matrix& matrix = weights_->matrix();
     const std::size_t depth = matrix.depth;
     const bool half = a.type == ort::kFloat16;
+    const auto pack_floats = [&](const float* values) {
+      if (way.many != nullptr) {
+        way.many->pack_row(matrix, values, row, packed);
+      } else if (quantized_) {
+        kernels_.quantize_row(matrix, values, packed + row * way.row_bytes);
+      } else {
+        std::memcpy(packed + row * way.row_bytes, values, way.row_bytes);
+      }
+    };
     if (quantized_ && !half) {
-      kernels_.quantize_row(matrix, static_cast<const float*>(a.data) + row * depth, packed);
+      pack_floats(static_cast<const float*>(a.data) + row * depth);
       return;
     }
     std::vector<float> values(quantized_ ? depth : matrix.block * matrix.blocks);
@@ -175,11 +207,7 @@ class MatMulInt4Kernel {
     } else {
       std::copy_n(static_cast<const float*>(a.data) + row * depth, depth, values.data());
     }
-    if (quantized_) {
-      kernels_.quantize_row(matrix, values.data(), packed);
-    } else {
-      std::memcpy(packed, values.data(), matrix.float_row_bytes());
-    }
+    pack_floats(values.data());
   }
 
   const ort::Api& api_;

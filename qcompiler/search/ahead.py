@@ -95,7 +95,7 @@ class Builder:
         points = before_softmax(graph, measuring_points(graph))
         if self.compilation.data is None or not points or not isinstance(statistics, Statistics):
             return plan
-        first, feeds = plan, improve.spaced(self.compilation.feeds(), RANGE_SAMPLES)
+        first, feeds = plan, improve.spaced(self.compilation.samples.feeds(), RANGE_SAMPLES)
         with session(self.compilation.source) as source:
             runs = RANGE_RUNS * affordable(source, feeds)
         for _ in range(RANGE_ROUNDS):
@@ -117,7 +117,7 @@ class Builder:
         graph = self.compilation.graph
         outputs = measuring_points(graph)
         trials = [{site.tensor: quant for site, quant in plan.sites.items()} for plan in (old, new)]
-        feeds = improve.spaced(self.compilation.feeds(), spare.SAMPLES)
+        feeds = improve.spaced(self.compilation.samples.feeds(), spare.SAMPLES)
         before, after = contributions(graph, old, trials, list(outputs), feeds)
         return together(after, outputs) < LEAST_GAIN * together(before, outputs)
 
@@ -129,7 +129,7 @@ class Builder:
         """The plan without codes around the few nodes that rounding ruins."""
         if self.compilation.data is None:
             return plan
-        feeds = improve.spaced(self.compilation.feeds(), spare.SAMPLES)
+        feeds = improve.spaced(self.compilation.samples.feeds(), spare.SAMPLES)
         found = spare.ruined(self.compilation.graph, plan, feeds)
         if not found:
             return plan
@@ -152,7 +152,7 @@ class Builder:
 
     def decibels(self, graph: ir.Graph) -> float:
         """How faithful the outputs are, in the mean over them, run as they are written."""
-        feeds = improve.spaced(self.compilation.feeds(), JUDGED_SAMPLES)
+        feeds = improve.spaced(self.compilation.samples.feeds(), JUDGED_SAMPLES)
         with session(self.compilation.source) as source, session(graph, optimize="none") as coded:
             return float(np.mean([error.sqnr for error in numbers.compare(source, coded, feeds)]))
 
@@ -165,7 +165,7 @@ class Builder:
         if not tensorrt.installed():
             self.unasked = "TensorRT-RTX is not installed: what the builder makes of it is not known"
             return Candidate(graph, plan)
-        feeds = self.compilation.feeds()[:PROFILE_FEEDS]
+        feeds = self.compilation.samples.feeds()[:PROFILE_FEEDS]
         self.engine = tensorrt.build(graph, self.compilation.gpu, self.compilation.source.inputs, feeds)
         self.compilation.runtime = f"tensorrt-rtx {self.engine.version}, built for {self.engine.gpu}"
         return Candidate(graph, plan, self.engine.fates(plan.intended, self.products), self.engine.histogram())
@@ -196,7 +196,7 @@ class Builder:
 def refuse(compilation: Compilation) -> None:
     """Raises, naming the node, when the target cannot take the model: before minutes go into calibration."""
     lint.refuse(compilation.source, compilation.target, compilation.name)
-    graph, feeds = compilation.graph, compilation.feeds()[:PROFILE_FEEDS]
+    graph, feeds = compilation.graph, compilation.samples.feeds()[:PROFILE_FEEDS]
     if not tensorrt.installed():
         return
     try:
@@ -247,6 +247,6 @@ def finished(
     compilation: Compilation, builder: Builder, candidate: Candidate, statistics: Statistics | None
 ) -> tuple[Candidate, Measured, list[str]]:
     """What is handed out, with what it measures and what the user should be warned of."""
-    found, unmeasured = measured(compilation, candidate.graph, compilation.feeds())
+    found, unmeasured = measured(compilation, candidate.graph, compilation.samples.feeds())
     warnings = [text for text in (builder.unasked, unmeasured) if text]
     return candidate, found, warnings + unfaithful(compilation, candidate.plan, statistics, found)

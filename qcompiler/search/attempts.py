@@ -39,7 +39,7 @@ def attempted(
     points = measuring_points(plain)
     if not points or not any(one.wanted(plain, plan) for one in passes):
         return ctx
-    feeds = compilation.typical(skip_bad=skip_bad, count=SAMPLES)
+    feeds = compilation.samples.typical(skip_bad=skip_bad, count=SAMPLES)
     if len(feeds) < 3:
         return ctx
     fitted, judged = feeds[::3], [feed for index, feed in enumerate(feeds) if index % 3]

@@ -83,7 +83,7 @@ class Meeting:
             with session(compilation.source, threads=compilation.options.threads) as source:
                 model = callable_of(source)
                 self.metric = metric_from(
-                    goal.metric, compilation.samples(), model, goal.labels, lower_is_better=goal.lower_is_better
+                    goal.metric, compilation.samples.all(), model, goal.labels, lower_is_better=goal.lower_is_better
                 )
                 self.plain = self.metric.of(model)
 

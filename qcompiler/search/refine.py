@@ -91,7 +91,7 @@ class Refiner:
     @functools.cached_property
     def seconds(self) -> float:
         """Of one run of the cleaned float graph, about."""
-        feed = self.compilation.feeds()[0]
+        feed = self.compilation.samples.feeds()[0]
         with session(self.compilation.graph) as model:
             run(model, feed)
             start = time.thread_time()  # how much is measured is not to depend on what else the machine does
@@ -105,7 +105,7 @@ class Refiner:
     @functools.cached_property
     def feeds(self) -> list[Feed]:
         """The samples that fidelity is judged on while plans are compared."""
-        feeds = self.compilation.feeds()
+        feeds = self.compilation.samples.feeds()
         if not self.compilation.options.timing:
             return improve.spaced(feeds, self.effort.untimed_samples)
         return improve.spaced(feeds, self.affordable(self.effort.fidelity_seconds, 4, len(feeds)))
@@ -118,7 +118,7 @@ class Refiner:
         candidate = self.fused(candidate)
         # Weights alone are in few bits for their size: what that costs in time is told, and not taken back.
         weights_alone = self.compilation.kind.quantize == "weights"
-        if self.compilation.feeds() and not weights_alone:
+        if self.compilation.samples.feeds() and not weights_alone:
             timing = self.compilation.options.timing
             if timing:
                 tried = by_row.ways(self, candidate)
@@ -233,7 +233,7 @@ class Refiner:
         """Where the graph's time goes; measured once."""
         if graph not in self.profiles:
             runs = self.affordable(PROFILE_SECONDS, 3, profile.RUNS)
-            self.profiles[graph] = profile.measure(graph, self.compilation.feeds(), runs)
+            self.profiles[graph] = profile.measure(graph, self.compilation.samples.feeds(), runs)
         return self.profiles[graph]
 
     @functools.cached_property
@@ -318,7 +318,7 @@ class Refiner:
 
     def ratio(self, base: Candidate, trial: Candidate) -> float:
         """How much faster the trial is than the base."""
-        feeds = self.compilation.feeds()
+        feeds = self.compilation.samples.feeds()
         with session(base.graph) as a, session(trial.graph) as b:
             return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6, sure=timing.SURE)["trial"].speedup
 

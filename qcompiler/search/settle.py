@@ -48,7 +48,7 @@ class Measured:
 
 
 def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
-    options, feeds = compilation.options, compilation.feeds()
+    options, feeds = compilation.options, compilation.samples.feeds()
     if compilation.large:
         return Measured([], None, 0)
     with compilation.stages("measure"), session(compilation.source, threads=options.threads) as source:
@@ -153,7 +153,8 @@ def unfaithful(
     shares: list[tuple[str, float]] = []
     if plan is not None and plan.sites and compilation.precision == "int8":
         runs = int(EXPLAINING / (2e-3 * found.speed.source_ms)) if found.speed is not None else 100
-        shares = loudest(compilation.graph, plan, statistics, compilation.feeds()[:2], max(1, runs))[:MOST_NAMED]
+        feeds = compilation.samples.feeds()[:2]
+        shares = loudest(compilation.graph, plan, statistics, feeds, max(1, runs))[:MOST_NAMED]
     why = "".join(f", {name} ({share:.0%})" for name, share in shares)
     why = f"; most noise is made by rounding at{why[1:]}: leave more in float with --keep-float" if why else ""
     return [f"output '{output.name}' keeps {output.sqnr:.1f} dB{why}" for output in bad]

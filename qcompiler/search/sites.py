@@ -114,7 +114,7 @@ def sensitivity(job: Compilation, plan: Plan, refiner: Refiner, samples: int = M
     Raises:
         ModelError: no output is a tensor of floats.
     """
-    graph, feeds = job.graph, job.feeds()[:samples]
+    graph, feeds = job.graph, job.samples.feeds()[:samples]
     points = list(measuring_points(graph))
     if not points:
         raise ModelError("no output is computed in float32", where=job.name, why="errors are told from such ones")

@@ -61,7 +61,7 @@ def test_verify_says_where_this_cpu_cuts_products_off(folder: Path, monkeypatch:
                                                       there: bool) -> None:  # fmt: skip
     options = ("--data", "matmul.npz", "--no-timing", "--quiet", "--cpu", "vnni")
     assert invoke("compile", "matmul.onnx", "-o", "int8.onnx", *options).code == 0
-    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: here)
+    monkeypatch.setattr("qcompiler.target_files.detect_cpu", lambda: here)
     assert ("sums of products cut off" in " ".join(invoke(*VERIFY).out.split())) == there
     assert bool(json.loads(invoke(*VERIFY, "--json").out)["cut_off"]) == there
 

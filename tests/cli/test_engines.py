@@ -15,7 +15,7 @@ from planned import feeds, weights
 from qcompiler import Options, ir
 from qcompiler.cli.engines import precision_of
 from qcompiler.compiler import compile
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_log import Layer
 

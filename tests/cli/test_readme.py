@@ -17,7 +17,7 @@ from onnx import numpy_helper, parser
 from qcompiler import registry
 from qcompiler.cli import cli
 from qcompiler.plan import Plan
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/plan.md", "docs/report.md", "docs/accuracy.md", "docs/int4.md")

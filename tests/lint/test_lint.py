@@ -15,7 +15,7 @@ from qcompiler import Options, ir
 from qcompiler.compiler import compile
 from qcompiler.errors import ModelError, TargetError, VerificationError
 from qcompiler.lint import RULES, lint, refuse
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import tensorrt
 from qcompiler.verify.tensorrt_builder import package
 

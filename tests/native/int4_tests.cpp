@@ -20,12 +20,14 @@
 #if defined(__x86_64__)
 namespace qcompiler {
 extern const Int4Kernels int4_avxvnni_evex;
+extern const Int4ManyRows int4_amx_emulated;
 }
 #endif
 
 namespace {
 
 using qcompiler::Int4Kernels;
+using qcompiler::Int4ManyRows;
 using qcompiler::Int4Matrix;
 using qcompiler::Int4Source;
 using qcompiler::Int4Weights;
@@ -203,6 +205,53 @@ void kernels_agree_with_the_scalar_ones(const Int4Kernels& kernels) {
   });
 }
 
+double to_bfloat16(double value) {
+  const std::uint32_t bits = as_bits(static_cast<float>(value));
+  return static_cast<double>(as_float((bits + 0x7FFFu + (bits >> 16 & 1u)) & 0xFFFF0000u));
+}
+
+void many_rows_are_as_their_definition(const Int4ManyRows& kernels) {
+  std::uint32_t seed = 0;
+  for (const Shape& shape : shapes()) {
+    for (int form = 0; form < 8; ++form) {
+      const Weights weights(shape.depth, shape.columns, shape.block, form & 1, form & 2, ++seed);
+      const Int4Weights shared(weights.source);
+      const Int4Matrix& matrix = shared.matrix();
+      std::vector<float> bias;
+      if (form & 4) bias.assign((shape.columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns, 0.5f);
+      for (const std::size_t count : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 48u, 61u, 128u}) {
+        const Exact<float> rows = random_rows(shape.depth, shape.depth, count, seed);
+        Exact<std::uint8_t> packed((count + 15) / 16 * 16 * kernels.row_bytes(matrix));
+        for (std::size_t row = 0; row < count; ++row) {
+          kernels.pack_row(matrix, rows.data() + row * shape.depth, row, packed.data());
+        }
+        const std::size_t stride = matrix.columns + kMargin, width = kernels.panels * kPanelColumns;
+        std::vector<float> out(kMargin + count * stride, kNan);
+        for (std::size_t column = 0; column < matrix.columns; column += width) {
+          kernels.multiply(matrix, matrix.panels + column / kPanelColumns * matrix.panel_bytes(), packed.data(), count,
+                           bias.empty() ? nullptr : bias.data() + column, std::min(width, matrix.columns - column),
+                           out.data() + kMargin + column, stride);
+        }
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          const std::size_t row = (i - kMargin) / stride, column = (i - kMargin) % stride;
+          const bool inside = i >= kMargin && column < matrix.columns;
+          CHECK(inside != std::isnan(out[i]));
+          if (!inside) continue;
+          double exact = bias.empty() ? 0 : 0.5, slack = 1e-5;
+          for (std::size_t k = 0; k < shape.depth; ++k) {
+            const double weight = weights.value(k, column), value = to_bfloat16(static_cast<double>(rows[row * shape.depth + k]));
+            exact += to_bfloat16(weight) * value;
+            // Where a weight lies halfway between two, either will do.
+            const double either = std::fabs(to_bfloat16(weight * (1 + 1e-6)) - to_bfloat16(weight * (1 - 1e-6)));
+            slack += (1e-5 * std::fabs(weight) + either) * std::fabs(value);
+          }
+          CHECK(std::fabs(out[i] - exact) <= slack);
+        }
+      }
+    }
+  }
+}
+
 void odd_values_are_quantized_alike(const Int4Kernels& kernels) {
   const float infinity = std::numeric_limits<float>::infinity();
   const Weights weights(64, 5, 32, false, false, 1);
@@ -307,12 +356,18 @@ void sizes_and_scales_are_checked() {
 int main() {
   the_scalar_kernels_are_the_definition();
   for (const auto* isa = qcompiler::isa_begin(); isa != qcompiler::isa_end(); ++isa) {
-    if (isa->supported()) every_instruction_set(isa->name, *isa->int4);
+    if (!isa->supported()) continue;
+    every_instruction_set(isa->name, *isa->int4);
+    if (isa->int4_many != nullptr) many_rows_are_as_their_definition(*isa->int4_many);
   }
 #if defined(__x86_64__)
   std::string unused;
   const auto* vnni = qcompiler::select_isa("avx512vnni", unused);
   if (vnni != nullptr) every_instruction_set("avxvnni, in AVX512-VNNI's encoding", qcompiler::int4_avxvnni_evex);
+  if (vnni != nullptr && __builtin_cpu_supports("avx512bf16")) {
+    std::printf("many rows, amx, emulated\n");
+    many_rows_are_as_their_definition(qcompiler::int4_amx_emulated);
+  }
 #endif
   equal_weights_are_shared_while_someone_has_them();
   sizes_and_scales_are_checked();

@@ -19,6 +19,7 @@
 #if defined(__x86_64__)
 namespace qcompiler {
 extern const Int8Kernels int8_avxvnni_evex;
+extern const Int8Kernels int8_amx_emulated;
 }
 #endif
 
@@ -229,7 +230,10 @@ int main() {
 #if defined(__x86_64__)
   std::string unused;
   const auto* vnni = qcompiler::select_isa("avx512vnni", unused);
-  if (vnni != nullptr) every_instruction_set("avxvnni, in AVX512-VNNI's encoding", qcompiler::int8_avxvnni_evex);
+  if (vnni != nullptr) {
+    every_instruction_set("avxvnni, in AVX512-VNNI's encoding", qcompiler::int8_avxvnni_evex);
+    every_instruction_set("amx, emulated", qcompiler::int8_amx_emulated);
+  }
 #endif
   return report();
 }

@@ -77,6 +77,10 @@ X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avxvnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+    "amx": [
+        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16",
+        "-mamx-tile", "-mamx-int8", "-mamx-bf16",
+    ],
     "avx512vbmi": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi"],
 }
 ARM_FLAGS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"], "neoni8mm": ["-march=armv8.2-a+dotprod+i8mm"]}
@@ -97,7 +101,7 @@ def names_defined_by(compiler: str, source: Path, flags: list[str], folder: Path
         *[
             (kernel, isa)
             for kernel in ("int4", "int8")
-            for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))
+            for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni", "amx")))
         ],
         *([("int4", "neoni8mm")] if ON_ARM else []),
         *[("lookup", isa) for isa in ("scalar", *(("neon",) if ON_ARM else ("avx2", "avx512vbmi")))],

@@ -36,7 +36,7 @@ def test_unknown_instruction_set_is_one_clear_line(monkeypatch: pytest.MonkeyPat
         native.register_custom_ops(ort.SessionOptions())
     message = str(caught.value)
     assert "the native library cannot be used" in message
-    assert "QCOMPILER_ISA=mmx: unknown; use auto, avx512vnni, avxvnni, avx2, neoni8mm, neondot, " in message
+    assert "QCOMPILER_ISA=mmx: unknown; use auto, amx, avx512vnni, avxvnni, avx2, neoni8mm, neondot, " in message
     assert "\n" not in message
 
 

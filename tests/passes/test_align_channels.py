@@ -12,7 +12,7 @@ from qcompiler import ir
 from qcompiler.passes.align_channels import AlignChannels
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.runtime import run, session
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import fused
 
 TARGET = load_target("ort-cpu").at("int8", "standard")

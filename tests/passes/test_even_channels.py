@@ -16,7 +16,7 @@ from qcompiler.passes.place import Place
 from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("ort-cpu", "vnni").at("int8", "native")
 RANDOM = np.random.default_rng(5)

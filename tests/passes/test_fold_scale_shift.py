@@ -12,7 +12,7 @@ from pass_helpers import assert_same, ops, program, refusals, run_pass, with_bod
 from qcompiler import ir
 from qcompiler.passes.fold_scale_shift import FoldScaleShift
 from qcompiler.pipeline import PassContext, Pipeline
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 RANDOM = np.random.default_rng(3)
 

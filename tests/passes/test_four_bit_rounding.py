@@ -23,7 +23,8 @@ from qcompiler.pipeline import Pass, PassContext, Pipeline
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.runtime import run, session
 from qcompiler.scheme import PerBlock, Scheme
-from qcompiler.target import Target, load_target
+from qcompiler.target import Target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("ort-cpu", "vnni").at("int4")
 

@@ -10,7 +10,7 @@ from qcompiler import ir, native, tables
 from qcompiler.passes.fuse_channel_scales import FuseChannelScales
 from qcompiler.passes.tables_channels_last import TablesChannelsLast
 from qcompiler.pipeline import PassContext, Pipeline
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import fused
 
 TARGET = load_target("ort-cpu", "vnni").at("int8", "native")

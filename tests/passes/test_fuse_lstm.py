@@ -13,7 +13,7 @@ from qcompiler.passes.fuse_lstm import FuseLstm
 from qcompiler.passes.lower import Lower
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.scheme import PerBlock
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TEXT = """(float[20,3,16] x, float[1,3,24] h, float[1,3,24] c) => (float y, float z) {
     y, z = LSTM <hidden_size = 24> (x, w, r, b, , h, c) }"""

@@ -24,7 +24,7 @@ from qcompiler.passes.solve import Solve
 from qcompiler.passes.tables_channels_last import TablesChannelsLast
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import fused
 
 TARGET = load_target("ort-cpu", "vnni").at("int8", "native")

@@ -15,7 +15,7 @@ from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.scheme import Scheme
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
 MATMUL = weights(w=(32, 8), b=(8,))

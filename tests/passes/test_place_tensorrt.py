@@ -12,7 +12,7 @@ from qcompiler.passes.place import Place
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.scheme import PerAxis, PerBlock, PerTensor
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("tensorrt")
 CONV = weights(w=(8, 3, 3, 3), v=(8, 8, 1, 1), b=(8,))

@@ -18,7 +18,7 @@ from qcompiler.passes.scale_salient import ScaleSalient, scalable
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.runtime import Feed
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("ort-cpu", "vnni").at("int4")
 NORM = "(float[4,64] x) => (float[4,64] y) { h = LayerNormalization(x, s, t) y = MatMul(h, w) }"

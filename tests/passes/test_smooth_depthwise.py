@@ -13,7 +13,7 @@ from qcompiler.passes.place import Place
 from qcompiler.passes.smooth_conv import SmoothConv, smoothable
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 TARGET = load_target("tensorrt")
 TEXT = "(float[1,8,8,8] x) => (float y) { h = HardSwish(x) y = Conv<group = 8, pads = [1,1,1,1]>(h, w) }"

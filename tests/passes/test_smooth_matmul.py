@@ -16,7 +16,7 @@ from qcompiler.passes.smooth_matmul import SmoothMatMul
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.runtime import Feed
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 WEIGHTS = weights(w=(64, 32), v=(64, 16))
 ONE = "(float[N,64] x) => (float[N,32] y) { h = Neg(x) y = MatMul(h, w) }"

@@ -14,7 +14,7 @@ from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
 MATMUL = weights(w=(32, 8), b=(8,))
@@ -74,7 +74,7 @@ def test_weights_reach_the_largest_magnitude_of_each_channel() -> None:
 
 
 def test_weights_share_bits_where_products_saturate() -> None:
-    from qcompiler.target import load_target
+    from qcompiler.target_files import load_target
 
     graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL)
     ctx = Pipeline([PlaceDynamic(), Solve()]).run(graph, PassContext(load_target("ort-cpu", "avx2")))

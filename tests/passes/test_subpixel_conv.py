@@ -9,7 +9,7 @@ from planned import TARGET, feeds, lowered, placed, solved, weights
 from qcompiler import ir, numerics
 from qcompiler.passes.subpixel_conv import SubpixelConv, tiles
 from qcompiler.pipeline import PassContext, Pipeline
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import fused
 
 NET = """(float[1,8,SIZE] x) => (float[1,4,WIDE] y) {

@@ -24,7 +24,7 @@ from qcompiler.search.meet import Meeting, Standing
 from qcompiler.search.refine import Candidate, Refiner
 from qcompiler.search.sensitivity import contributions
 from qcompiler.search.settle import Measured
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 
 NATIVE, STANDARD = (load_target("ort-cpu", "vnni").at("int8", ops) for ops in ("native", "standard"))
 needs_library = pytest.mark.skipif(not native.available(), reason="installed without the native library")

@@ -23,7 +23,7 @@ LAYERS = 5
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this were a machine with VNNI: what can be met is then the same everywhere."""
-    monkeypatch.setattr("qcompiler.target.detect_cpu", lambda: "vnni")
+    monkeypatch.setattr("qcompiler.target_files.detect_cpu", lambda: "vnni")
 
 
 

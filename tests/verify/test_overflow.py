@@ -7,7 +7,7 @@ import pytest
 from pass_helpers import program
 
 from qcompiler import ir
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify.overflow import overflowing
 
 QDQ = """(uint8[1,32] x) => (float y) {

@@ -16,7 +16,7 @@ from qcompiler.pipeline import Pass, PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.runtime import Feed
 from qcompiler.scheme import PerBlock, Scheme
-from qcompiler.target import load_target
+from qcompiler.target_files import load_target
 from qcompiler.verify import stand_in
 
 TARGET = load_target("tensorrt").at("nvfp4")
