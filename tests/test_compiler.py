@@ -18,7 +18,7 @@ from qcompiler.data import open_samples, spread
 from qcompiler.errors import TargetError
 from qcompiler.search import settle
 from qcompiler.search.goal import Goal
-from qcompiler.verify import timing
+from qcompiler.verify import profile, timing
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)}
 PRODUCT = "(float[n,256] x) => (float[n,512] y) { t = MatMul(x, w) y = Relu(t) }"
@@ -64,6 +64,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
     monkeypatch.setattr(settle, "session", labelled)
     monkeypatch.setattr(timing, "interleaved", interleaved)
+    monkeypatch.setattr(profile, "losses", lambda regions, plain, coded: {})
     return table
 
 
