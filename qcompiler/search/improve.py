@@ -42,8 +42,6 @@ BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
 SHARE_OF_FLOAT = 0.8
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
-TOLD_SAMPLES = 4
-"""Samples that the fidelity of mixtures is told on before any is built."""
 POINTS = 8
 """Mixtures that are looked for: the most faithful ones for as many times of a run."""
 SWITCHED = 0.5
@@ -55,7 +53,8 @@ class Effort:
     """How much is spent. ``built``: mixtures that are built and measured, at most; ``seconds``: on measuring
     sensitivity, and as much on other ranges, large models being measured less finely; ``fidelity_seconds``: float runs
     of this much time are what each plan is judged on; ``samples``, ``range_samples`` and ``rounding_samples`` that
-    sensitivity and ranges are measured on and weights rounded for; ``whole_front``: whether all mixtures that are
+    sensitivity and ranges are measured on and weights rounded for; ``told_samples``: that the fidelity of mixtures is
+    told on before any is built; ``whole_front``: whether all mixtures that are
     looked for are built. Where no clock is to be asked, ``untimed_runs`` take the place of ``seconds``, and
     ``untimed_samples`` that of ``fidelity_seconds``."""
 
@@ -65,6 +64,7 @@ class Effort:
     samples: int = 4
     range_samples: int = 3
     rounding_samples: int = ROUNDING_SAMPLES
+    told_samples: int = 4
     whole_front: bool = False
     untimed_runs: int = 600
     untimed_samples: int = 64
@@ -74,7 +74,15 @@ EFFORTS = {
     "none": Effort(0),
     "fast": Effort(4),
     "full": Effort(
-        POINTS, 15.0, 8.0, 16, 8, rounding_samples=4 * ROUNDING_SAMPLES, whole_front=True, untimed_runs=3000
+        POINTS,
+        15.0,
+        8.0,
+        16,
+        8,
+        rounding_samples=4 * ROUNDING_SAMPLES,
+        told_samples=32,
+        whole_front=True,
+        untimed_runs=3000,
     ),
 }
 
@@ -269,7 +277,7 @@ class Improver:
         weights = {site.tensor for site, q in plans[0].sites.items() if q.origin == "weights" and site.index == 1}
         groups = [*(group & quants.keys() for group in self.groups), *(frozenset([name]) for name in sorted(weights))]
         trials = [{name: quants[name] for name in group} for group in groups]
-        feeds = spaced(self.feeds, max(2, min(TOLD_SAMPLES, self.runs // (POINTS + 1))))
+        feeds = spaced(self.feeds, max(2, min(self.effort.told_samples, self.runs // (POINTS + 1))))
         found = []
         with Switchboard(self.graph, plans[0], trials, list(self.points), feeds) as board:
             for plan in plans:

@@ -224,7 +224,9 @@ def test_interrupted(folder: Path, number: signal.Signals, code: int) -> None:
     scratch = folder / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = spawn(*COMPILE, "--data", "slow.py:feeds", cwd=folder, env=environment)
+    # What a shell starts in the background, tests too, ignores Ctrl-C, and so would what it starts.
+    process = spawn(*COMPILE, "--data", "slow.py:feeds", cwd=folder, env=environment,
+                    preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 60
     while not Path("begun").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
