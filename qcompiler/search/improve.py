@@ -40,7 +40,7 @@ SHORT = 15.0
 """Percent of the run time that a decibel is worth below the floor."""
 BEYOND = 0.3
 """Percent of the run time that a decibel is worth beyond it."""
-SHARE_OF_FLOAT = 0.8
+SHARE_OF_FLOAT = 0.9
 """Share of the float model's time that 8 bits may take for the sake of the floor."""
 POINTS = 8
 """Mixtures that are looked for: the most faithful ones for as many times of a run."""
@@ -80,7 +80,7 @@ EFFORTS = {
         16,
         8,
         rounding_samples=4 * ROUNDING_SAMPLES,
-        told_samples=32,
+        told_samples=64,
         whole_front=True,
         untimed_runs=3000,
     ),

@@ -15,7 +15,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.calibrate import Statistics
 from qcompiler.pipeline import PassContext
-from qcompiler.plan import Plan
+from qcompiler.plan import Plan, Site, TensorQuant
 from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search import by_row, free, improve
@@ -32,6 +32,8 @@ MOST_ROUNDS = 4
 FIDELITY_BYTES = 64e6
 """Outputs of the float model that are kept for it, about."""
 PROFILE_SECONDS = 1.0
+ALIKE = 1.25
+"""How many times larger one step may be than another for them to count as about the same."""
 NOISE = 0.01
 """Gains and losses below this share of a run are not told apart from measuring noise."""
 
@@ -290,7 +292,10 @@ class Refiner:
         plan = candidate.plan.without_nodes({name: f"{reason}: {why}" for name, why in nodes.items()})
         plan = plan.deciding(sorted(nodes), action, reason)
         ctx = self.compilation.placed(replace(self.ctx, plan=plan))
-        return self.built(self.compilation.solved(ctx))
+        assert ctx.plan is not None
+        found = self.compilation.solved(ctx)
+        known = with_numbers_of(candidate.plan, ctx.plan, found)
+        return self.built(found if known is ctx.plan else self.compilation.solved(replace(ctx, plan=known)))
 
     def no_slower(self, candidate: Candidate) -> Candidate:
         """Gives regions back to float that measure slower in 8 bits."""
@@ -321,6 +326,31 @@ class Refiner:
         feeds = self.compilation.samples.feeds()
         with session(base.graph) as a, session(trial.graph) as b:
             return timing.interleaved({"base": a, "trial": b}, feeds, seconds=0.6, sure=timing.SURE)["trial"].speedup
+
+
+def with_numbers_of(before: Plan, placed: Plan, solved: Plan) -> Plan:
+    """The placed plan with the steps that tensors have in the plan ``before``, where those that it was ``solved`` to
+    are about the same: what was measured with them then holds. Not so where a tensor that is tied no longer to others
+    can have steps that are much smaller."""
+
+    def known(site: Site, quant: TensorQuant) -> TensorQuant | None:
+        old, new = before.sites.get(site), solved.sites[site]
+        if quant.origin != "unsolved" or old is None or old.origin != "calibration" or old.scheme != new.scheme:
+            return None
+        if old.scale is None or new.scale is None or old == new or old.scale.shape != new.scale.shape:
+            return None
+        return old if np.all(old.scale < ALIKE * new.scale) and np.all(new.scale < ALIKE * old.scale) else None
+
+    groups: dict[frozenset[str], dict[Site, TensorQuant]] = {}
+    broken: set[frozenset[str]] = set()
+    for site, quant in placed.sites.items():
+        group, own = placed.group(site.tensor), known(site, quant)
+        if own is None:
+            broken.add(group)
+        else:
+            groups.setdefault(group, {})[site] = own
+    found = {site: quant for group, sites in groups.items() if group not in broken for site, quant in sites.items()}
+    return replace(placed, sites={**placed.sites, **found}) if found else placed
 
 
 def reaching(options: Sequence[improve.Option], measured: Mapping[int, float], last: int) -> int:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pass_helpers import program
-from planned import placed, weights
+from planned import placed, solved, weights
 
 import qcompiler
 from qcompiler.passes.place_dynamic import PlaceDynamic
@@ -11,7 +13,7 @@ from qcompiler.plan import Plan
 from qcompiler.report import FrontRecord
 from qcompiler.search import improve
 from qcompiler.search.free import overall
-from qcompiler.search.refine import Candidate, corrected, reaching, regions_of
+from qcompiler.search.refine import ALIKE, Candidate, corrected, reaching, regions_of, with_numbers_of
 from qcompiler.verify.fused import Fate
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
@@ -38,6 +40,20 @@ def test_dynamic_products_of_one_tensor_are_a_region() -> None:
 
 def test_an_empty_plan_has_no_regions() -> None:
     assert regions_of(Plan()) == []
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1.1, True), (0.9, True), (ALIKE * 1.01, False), (1.0, False)])
+def test_steps_about_the_same_are_those_that_were_measured(times: float, kept: bool) -> None:
+    graph = program("(float[1,3,8,8] x) => (float y) { a = Conv(x, w) y = Conv(a, v) }", CONV)
+    fresh, before = placed(graph), solved(graph)
+    anew = dict(before.sites)
+    for site, quant in before.sites.items():
+        if site.tensor == "a":
+            assert quant.scale is not None
+            anew[site] = replace(quant, scale=quant.scale * np.float32(times))
+    found = with_numbers_of(before, fresh, replace(before, sites=anew))
+    assert {site.tensor for site, quant in found.sites.items() if quant.origin != "unsolved"} == ({"a"} if kept else set())
+    assert all(quant == before.sites[site] for site, quant in found.sites.items() if quant.origin != "unsolved")
 
 
 def test_fates_of_nodes() -> None:
