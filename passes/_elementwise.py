@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 from qcompiler import ir
 from qcompiler.inspect import STANDARD_DOMAINS
 from qcompiler.passes._edit import is_random
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 DATA_DEPENDENT = frozenset({"Compress", "NonZero", "NonMaxSuppression", "StringSplit", "Unique"})
 """Operators of the standard domain whose results have shapes that depend on values."""
@@ -117,6 +120,8 @@ def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
         return helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None)
 
     graph = helper.make_graph([made], "one", [value(name) for name in made.input if name], [value("y")])
+    from onnx.reference import ReferenceEvaluator  # 12 MB, for few
+
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
 
 

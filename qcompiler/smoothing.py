@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompiler import calibrate, ir
 from qcompiler.errors import PlanError
+from qcompiler.memory import give_back
 from qcompiler.pipeline import MomentsPass, PassContext, RowsPass
 from qcompiler.plan import Plan
 from qcompiler.runtime import one_thread_each
@@ -42,6 +43,7 @@ def smoothed(
         return ctx
     if tried := _tried(compilation):
         ctx = attempted(compilation, ctx, tried, skip_bad=skip_bad)
+        give_back()
     for one in _decided(compilation):
         assert ctx.plan is not None
         feeds = compilation.samples.all().good() if skip_bad else compilation.samples.all()
@@ -59,6 +61,7 @@ def smoothed(
             if readers:
                 typical = compilation.samples.typical(skip_bad=skip_bad)
                 moments = calibrate.second_moments(compilation.graph, readers, typical)
+                give_back()
                 ctx = compilation.run_pass(rounding, compilation.graph, replace(ctx, moments=moments))
     return replace(ctx, rows=None, moments=None)
 
