@@ -20,9 +20,11 @@ from qcompiler.report import FrontRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search import by_row, free, improve
 from qcompiler.search.free import overall
+from qcompiler.search.lossy_tables import without_lossy_tables
 from qcompiler.search.points import measuring_points
 from qcompiler.search.sensitivity import with_outputs
 from qcompiler.tables import refusals, tables_of
+from qcompiler.target import Target
 from qcompiler.verify import fused, numbers, profile, timing
 
 if TYPE_CHECKING:
@@ -219,6 +221,9 @@ class Refiner:
             improve.SHARE_OF_FLOAT * profiles[1].total * gained if profiles is not None else 0.0,
             self.effort,
         )
+        fewer = without_lossy_tables(self, candidate, before, improver.activations)
+        if fewer is not None:
+            return self.studied(fewer)
         candidate, before = free.best_of(self, (candidate, before), improver)
         return Study(candidate, min(before), gained, improver)
 
@@ -271,10 +276,12 @@ class Refiner:
                 found.add(wanted, actual)
         return [error.sqnr + self.points[error.name] for error in found.errors()]
 
-    def unsolved(self, plan: Plan) -> Plan:
-        """The placement that respects the plan's kept nodes; asked for often, so past the pipeline's checks."""
+    def unsolved(self, plan: Plan, target: Target | None = None) -> Plan:
+        """The placement that respects the plan's kept nodes, of the compilation's ``target`` or another; asked for
+        often, so past the pipeline's checks."""
         compilation = self.compilation
-        found = compilation.placing().run(compilation.graph, replace(self.ctx, plan=plan)).plan
+        ctx = replace(self.ctx, plan=plan, target=target or self.ctx.target)
+        found = compilation.placing().run(compilation.graph, ctx).plan
         assert found is not None
         return found
 
