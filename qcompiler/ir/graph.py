@@ -129,8 +129,8 @@ def subgraphs(node: gs.Node) -> list[Graph]:
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             found.append(value)
-        elif isinstance(value, list):
-            found.extend(item for item in value if isinstance(item, gs.Graph))
+        elif isinstance(value, list) and value and isinstance(value[0], gs.Graph):  # all of one kind
+            found.extend(value)
     return found
 
 
