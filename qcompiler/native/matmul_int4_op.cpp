@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::size_t kWeightsInput = 1;  // then scales, zero_points
 constexpr std::size_t kBiasInput = 4;
-constexpr std::size_t kRowsTogether = 16;   // that Int4ManyRows may pack
+constexpr std::size_t kRowsTogether = 16;  // that Int4ManyRows may pack
 
 // Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
 constexpr std::size_t kWorthThreads = std::size_t{1} << 19;
@@ -135,7 +135,8 @@ class MatMulInt4Kernel {
     const Way way = way_for(rows);
     const std::size_t row_bytes = way.row_bytes;
     const bool as_they_are = !quantized_ && a.type == ort::kFloat && row_bytes == matrix.depth * sizeof(float);
-    const Scratch memory = as_they_are ? nullptr : scratch((rows + kRowsTogether - 1) / kRowsTogether * kRowsTogether * row_bytes);
+    const std::size_t packed_rows = (rows + kRowsTogether - 1) / kRowsTogether * kRowsTogether;
+    const Scratch memory = as_they_are ? nullptr : scratch(packed_rows * row_bytes);
     const std::uint8_t* packed = as_they_are ? static_cast<const std::uint8_t*>(a.data) : memory.get();
     if (!as_they_are) {
       for_each(api_, context, rows, rows * matrix.depth >= kWorthPackingInThreads,
