@@ -114,14 +114,14 @@ def apply(node: ir.Node, values: Sequence[np.ndarray | None], opset: int) -> np.
 
 @functools.lru_cache(maxsize=256)
 def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
+    from onnx.reference import ReferenceEvaluator  # 12 MB, for few
+
     made = onnx.NodeProto.FromString(node)
 
     def value(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None)
 
     graph = helper.make_graph([made], "one", [value(name) for name in made.input if name], [value("y")])
-    from onnx.reference import ReferenceEvaluator  # 12 MB, for few
-
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
 
 

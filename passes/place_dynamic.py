@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from qcompiler import ir
 from qcompiler.errors import PassError
-from qcompiler.passes.place import BY_ROW, why_not
+from qcompiler.passes._candidates import why_not
+from qcompiler.passes.place import BY_ROW
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Plan, Site, TensorQuant
 

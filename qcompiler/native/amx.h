@@ -16,6 +16,9 @@ namespace amx {
 
 inline constexpr std::size_t kTileRows = 16, kTileBytes = 64;  // of a row
 
+// Compilers do not know that a tile, or the shapes, are loaded from memory which they have still to write.
+inline __attribute__((always_inline)) void written() { asm volatile("" ::: "memory"); }
+
 // The operand of LDTILECFG.
 struct alignas(64) Shapes {
   std::uint8_t palette = 1;
@@ -31,11 +34,13 @@ struct alignas(64) Shapes {
       row_bytes[tile] = static_cast<std::uint16_t>(tile_row_bytes);
     }
   }
+
+  __attribute__((always_inline)) void load() const {
+    written();
+    _tile_loadconfig(this);
+  }
 };
 static_assert(sizeof(Shapes) == 64, "the processor reads 64 bytes");
-
-// Compilers do not know that a tile is loaded from memory which they have still to write.
-inline __attribute__((always_inline)) void written() { asm volatile("" ::: "memory"); }
 
 }  // namespace amx
 }  // namespace

@@ -120,7 +120,7 @@ void shape(std::size_t rows) {
   shapes.set(0, 3, upper, kTileBytes);
   shapes.set(3, 3, lower, kTileBytes);
   shapes.set(6, 2, kTileRows, kTileBytes);
-  _tile_loadconfig(&shapes);
+  shapes.load();
 }
 
 template <bool kLower>

@@ -54,7 +54,7 @@ void multiply_one(const Int8Matrix& matrix, const std::uint8_t* panel, const std
   amx::Shapes shapes;
   shapes.set(0, 5, rows, kTileBytes);       // four of sums, one of codes
   shapes.set(5, 2, kTileRows, kTileBytes);  // weights
-  _tile_loadconfig(&shapes);
+  shapes.load();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -88,7 +88,7 @@ void multiply_two(const Int8Matrix& matrix, const std::uint8_t* panel, const std
   shapes.set(0, 3, kTileRows, kTileBytes);         // two of sums, one of codes: the first 16 rows
   shapes.set(3, 3, rows - kTileRows, kTileBytes);  // the same of the others
   shapes.set(6, 2, kTileRows, kTileBytes);         // weights
-  _tile_loadconfig(&shapes);
+  shapes.load();
   const long row_bytes = static_cast<long>(matrix.row_bytes());
   const std::size_t lower_rows = kTileRows * matrix.row_bytes();
   constexpr std::size_t kWidth = 32;

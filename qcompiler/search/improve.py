@@ -54,9 +54,9 @@ class Effort:
     sensitivity, and as much on other ranges, large models being measured less finely; ``fidelity_seconds``: float runs
     of this much time are what each plan is judged on; ``samples``, ``range_samples`` and ``rounding_samples`` that
     sensitivity and ranges are measured on and weights rounded for; ``told_samples``: that the fidelity of mixtures is
-    told on before any is built; ``whole_front``: whether all mixtures that are
-    looked for are built. Where no clock is to be asked, ``untimed_runs`` take the place of ``seconds``, and
-    ``untimed_samples`` that of ``fidelity_seconds``."""
+    told on before any is built; ``whole_front``: whether all mixtures that are looked for are built. Where no clock is
+    to be asked, ``untimed_runs`` take the place of ``seconds``, and ``untimed_samples`` that of ``fidelity_seconds``.
+    """
 
     built: int
     seconds: float = 3.0

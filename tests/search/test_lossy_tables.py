@@ -33,7 +33,7 @@ def test_what_is_rounded_for_tables_alone() -> None:
     assert set(parts.values()) == {frozenset()}  # what reads the table of the root rounds nothing more
 
 
-def test_a_sigmoid_between_convolutions_is_no_such_part() -> None:
+def test_a_table_between_codes_that_are_there_anyway_rounds_nothing_more() -> None:
     graph = program("(float[1,8,64] x) => (float y) { a = Conv(x, w) b = Tanh(a) y = Conv(b, v) }",
                     weights(w=(16, 8, 3), v=(16, 16, 3)))  # fmt: skip
     parts = brought_by_tables(graph, placed(graph, target=NATIVE), placed(graph, target=STANDARD))
