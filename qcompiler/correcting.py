@@ -29,7 +29,8 @@ def corrected(compilation: Compilation, plan: Plan, feeds: Sequence[Feed] = ()) 
             wanted = one.wanted(graph, plan)
             coded = compilation.rounded(replace(plan, shifts={}))
             ranks, shown = dict(wanted.values()), feeds or compilation.samples.typical()
-            found = calibrate.mean_shifts(graph, coded, ranks, shown, optimize=compilation.optimize)
+            told = {} if feeds else compilation.means.setdefault(graph, {})
+            found = calibrate.mean_shifts(graph, coded, ranks, shown, optimize=compilation.optimize, told=told)
             shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
             ctx = replace(ctx, shifts=shifts)
         plan = compilation.run_pass(one, graph, ctx).plan or plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -58,18 +59,33 @@ def sample_rows(
                     continue
                 raise
             for (name, axis), value in zip(tensors.items(), values):
-                rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float32, copy=False)
-                rows = rows[usable(rows, axis=1)]
-                if not len(rows):
+                axis %= value.ndim
+                parts = value.astype(np.float32, copy=False).reshape(
+                    math.prod(value.shape[:axis]), value.shape[axis], math.prod(value.shape[axis + 1 :])
+                )
+                good = usable(parts, axis=1)
+                places = np.flatnonzero(good)
+                if not len(places):
                     continue
-                step = max(1, len(rows) * samples // most)
-                kept[name].append(rows[index % step :: step].copy())
-                farthest = np.abs(rows).max(axis=0)
+                step = max(1, len(places) * samples // most)
+                kept[name].append(_rows(parts, places[index % step :: step]))
+                farthest = _farthest(parts) if good.all() else np.abs(_rows(parts, places)).max(axis=0)
                 reach[name] = np.maximum(reach[name], farthest) if name in reach else farthest
             index += 1
             if index == samples:
                 break
     return {name: Rows(np.concatenate(parts)[:most], reach[name]) for name, parts in kept.items() if parts}
+
+
+def _rows(parts: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The rows at these places of ``parts [before, K, behind]``, copied, ``[places, K]``."""
+    before, behind = np.divmod(places, parts.shape[2])
+    return np.asarray(parts[before, :, behind])
+
+
+def _farthest(parts: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each of the K, found in the order in which the values lie in memory."""
+    return np.maximum(parts.max(axis=2).max(axis=0), -parts.min(axis=2).min(axis=0))
 
 
 def usable(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:

@@ -15,22 +15,35 @@ _AXES_ARE_AN_INPUT = 18
 
 
 def mean_shifts(
-    plain: ir.Graph, coded: ir.Graph, ranks: Mapping[str, int], feeds: Sequence[Feed], *, optimize: str = "all"
+    plain: ir.Graph,
+    coded: ir.Graph,
+    ranks: Mapping[str, int],
+    feeds: Sequence[Feed],
+    *,
+    optimize: str = "all",
+    told: dict[str, list[np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
     """The plain graph's mean less the coded one's, float32 ``[samples, C]``, of each tensor of the outermost graphs
     that ``ranks`` names with its number of axes; channels are axis 1.
 
     Each is told alone: while the coded graph runs, every one of these tensors is moved to the mean that it has in the
     plain graph on the same sample before it is read. Tensors that one of the graphs does not compute are left out.
-    ``optimize``: how far ONNX Runtime may rewrite the coded graph.
+    ``optimize``: how far ONNX Runtime may rewrite the coded graph. ``told``: means in the plain graph of each feed that
+    are known from an earlier call; those that this one had to tell are added.
     """
+    told = {} if told is None else told
     known = {tensor.name for node in coded.nodes for tensor in node.outputs}
     names = [name for name in ranks if name in known & {t.name for node in plain.nodes for t in node.outputs}]
     if not names:
         return {}
     means, shifts = ([f"{what}_{index}" for index in range(len(names))] for what in (_MEAN, _SHIFT))
-    wanted = _outputs(_with_means(plain, names, ranks), means, feeds)
-    given = [{**feed, **dict(zip(means, values))} for feed, values in zip(feeds, wanted)]
+    unknown = [name for name in names if name not in told]
+    if unknown:
+        found = _outputs(_with_means(plain, unknown, ranks), means[: len(unknown)], feeds)
+        told.update((name, [values[index] for values in found]) for index, name in enumerate(unknown))
+    given = [
+        {**feed, **{mean: told[name][index] for mean, name in zip(means, names)}} for index, feed in enumerate(feeds)
+    ]
     found = _outputs(_with_shifts(coded, names, ranks), shifts, given, optimize)
     return {
         name: np.stack([values[index].mean(axis=0).reshape(-1) for values in found])

@@ -123,10 +123,15 @@ class Graph(gs.Graph):
 Tensor = Variable | Constant
 
 
+_PLAIN = frozenset((int, float, str, bytes, np.ndarray))
+
+
 def subgraphs(node: gs.Node) -> list[Graph]:
     """The graphs among a node's attributes (bodies of If, Loop, Scan), not their own subgraphs."""
     found: list[Graph] = []
     for value in node.attrs.values():
+        if type(value) in _PLAIN:  # of nearly every node all are, and this is asked of every node time and again
+            continue
         if isinstance(value, gs.Graph):
             found.append(value)
         elif isinstance(value, list) and value and isinstance(value[0], gs.Graph):  # all of one kind

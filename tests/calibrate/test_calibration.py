@@ -233,6 +233,20 @@ def test_threads_count_the_same(path: str, tmp_path: Path) -> None:
     assert content(resumed) == whole
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_rows_run_along_any_axis_and_hold_nothing_that_is_not_finite(axis: int) -> None:
+    graph = graphs.graph("g (float[3,4,5] x) => (float[3,4,5] y) { a = Log(x) y = Abs(a) }")
+    values = np.random.default_rng(0).uniform(0.1, 2, (3, 4, 5)).astype(np.float32)
+    values[1, 2, 3] = -1.0  # log: NaN
+    with np.errstate(invalid="ignore"):
+        logs = np.log(values)
+    rows = np.moveaxis(logs, axis, -1).reshape(-1, values.shape[axis])
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    found = sample_rows(graph, {"a": axis}, [{"x": values}], samples=1)["a"]
+    np.testing.assert_allclose(found.values, rows, rtol=1e-6)
+    np.testing.assert_allclose(found.reach, np.abs(rows).max(axis=0), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = feeds() * 9

@@ -82,6 +82,18 @@ def test_each_shift_is_told_alone() -> None:
     assert np.abs(found["y"]).max() < 1.0
 
 
+def test_means_that_were_told_are_not_told_again() -> None:
+    graph = chain()
+    samples = feeds(graph, 4)
+    coded = lowered(graph, solved(graph, samples=samples))
+    told: dict[str, list[np.ndarray]] = {}
+    once = mean_shifts(graph, coded, {"a": 4}, samples, told=told)
+    told["a"] = [mean + 1.0 for mean in told["a"]]
+    again = mean_shifts(graph, coded, {"a": 4, "y": 4}, samples, told=told)
+    np.testing.assert_allclose(again["a"], once["a"] + 1.0, atol=1e-5)
+    assert set(told) == set(again) == {"a", "y"}
+
+
 @pytest.mark.parametrize("opset", [13, 20])
 def test_of_a_product_of_rows(opset: int) -> None:
     graph = program("(float[5,32] x) => (float[5,8] y) { y = Gemm(x, w, b) }", weights(w=(32, 8), b=(8,)))
