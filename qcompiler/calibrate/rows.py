@@ -90,5 +90,7 @@ def _farthest(parts: np.ndarray) -> np.ndarray:
 
 def usable(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """Where all values along the axes are finite and no larger than ``LARGEST``, as bool."""
+    if values.max(initial=0.0) <= LARGEST and values.min(initial=0.0) >= -LARGEST:  # nearly always; NaN is neither
+        return np.ones(np.delete(values.shape, axis), bool)
     far = values.max(axis=axis, initial=0.0) <= LARGEST  # NaN compares as false
     return np.asarray(far & (values.min(axis=axis, initial=0.0) >= -LARGEST))
