@@ -5,8 +5,8 @@
 
 Every figure is a median over rounds. In a round the candidates run one after the other, in one process, so what else
 the machine does meets all of them; ratios are taken within a round. With one thread, time is that for which the thread
-had a processor: waiting for one does not count. Between candidates is a pause in which the threads of the one before
-fall asleep, and an untimed call that wakes the next one's.
+had a processor: waiting for one does not count. Each of several threads is bound to a processor of its own. Between
+candidates is a pause in which the threads of the one before fall asleep, and an untimed call that wakes the next one's.
 
 ours       MatMulNBits' time over MatMulInt4's, with what it must reach
 of int8    the speed of MatMulInt4 over that of ONNX Runtime's dynamic INT8 (DynamicQuantizeLinear, MatMulInteger)
@@ -39,11 +39,12 @@ from rich.table import Table
 
 from qcompiler import native
 
-PAUSE = 0.01  # seconds
+PAUSE = 0.05  # seconds; threads look for work for more than ten milliseconds before they fall asleep
 SHORTEST = 0.004  # seconds that one timing takes at least, by repetition
 FEWEST_ROUNDS = 5
 ROWS_JUDGED = 256  # the error is taken of so many at least, one row's is chance
 COLUMNS_JUDGED = 256
+PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class Product:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        if own := processors(threads):
+            bind(own[0])
+            others = ";".join(str(one + 1) for one in own[1:])  # ONNX Runtime counts from one
+            options.add_session_config_entry("session.intra_op_thread_affinities", others)
         native.register_custom_ops(options)
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.columns = case.columns
@@ -150,12 +155,25 @@ def int8_product(case: Case, threads: int) -> Product:
     return Product(case, nodes, constants, threads)
 
 
+def bind(processor: int) -> None:
+    """Keeps this thread on it. Left to itself, the system may let two threads that have just woken take turns on one
+    processor for some milliseconds, which is longer than most products take."""
+    if hasattr(os, "sched_setaffinity"):  # as Linux has it
+        os.sched_setaffinity(0, {processor})
+
+
+def processors(threads: int) -> list[int]:
+    """One for each of several threads; none for one thread, or where there are too few."""
+    return list(PROCESSORS[:threads]) if 1 < threads <= len(PROCESSORS) else []
+
+
 def plain_read(size: int, threads: int) -> Callable[[], Any]:
     """A call that reads this many bytes, a part a thread, and does next to nothing with them."""
     parts = np.array_split(np.ones(size // 4, np.float32), threads)  # the fastest of numpy's reductions
-    pool = ThreadPoolExecutor(threads)
     if threads == 1:
         return parts[0].max
+    own = processors(threads)
+    pool = ThreadPoolExecutor(threads, initializer=lambda: bind(own.pop()) if own else None)
     return lambda: list(pool.map(np.max, parts))
 
 
