@@ -208,6 +208,8 @@ def entropy(stats: TensorStatistics, scheme: Scheme) -> tuple[float, float]:
     if values.bins.size == 1 or reach == 0 or levels >= _LINEAR_BINS // 2:
         return low, high
     below = _cumulative(values)
+    if not below[0].size:  # all are in the bins of zero, which hold the smallest subnormal numbers too
+        return low, high
     sizes = np.unique(np.linspace(levels, _LINEAR_BINS, _CANDIDATES).astype(np.int64))
     threshold = reach
     for _ in range(_MOST_ROUNDS):

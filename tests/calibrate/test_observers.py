@@ -145,6 +145,15 @@ def test_constants_get_a_usable_range(observer: Observer, values: list[float], e
 
 
 @ALL
+@pytest.mark.parametrize("scheme", [U8, S8], ids=str)
+def test_values_too_small_to_tell_from_zero_have_a_range(observer: Observer, scheme: Scheme) -> None:
+    low, high = observer(of([0.0, -0.0, 1e-42, -3e-42]), scheme)
+    assert low <= 0 <= high and np.isfinite([low, high]).all()
+    scale, _ = numerics.scale_and_zero_point(np.array(low), np.array(high), scheme)
+    assert scale > 0
+
+
+@ALL
 def test_what_is_not_finite_sets_no_range(observer: Observer) -> None:
     x = shapes(5_000)["normal"]
     dirty = np.concatenate([x, [np.nan, np.inf, -np.inf]])
