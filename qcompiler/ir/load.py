@@ -173,7 +173,13 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def _raised(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(proto, OLDEST_OPSET)
-    except (RuntimeError, ValueError, TypeError, onnx.version_converter.ConvertError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        onnx.version_converter.ConvertError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         raise ModelError(
             f"cannot be raised to operator set {OLDEST_OPSET}",
             where=where,

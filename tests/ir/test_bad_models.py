@@ -258,6 +258,14 @@ def test_missing_bytes_give_a_graph_or_a_reason(start: int, end: int) -> None:
     loads_or_says_why(SAMPLE[:start] + SAMPLE[end:])
 
 
+def test_an_old_model_that_states_no_version_of_a_domain_says_why() -> None:
+    model = onnx.ModelProto.FromString(SAMPLE)
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=1)
+    with pytest.raises(ModelError, match="cannot be raised to operator set"):
+        ir.load(model.SerializeToString())
+
+
 def test_the_sample_itself_loads() -> None:
     graph = ir.load(SAMPLE)
     assert [node.op for _, node in ir.all_nodes(graph)] == ["Add", "F", "If", "Mul", "Identity"]
