@@ -79,6 +79,22 @@ def per_channel(values: np.ndarray, rank: int | None, axis: int, channels: int) 
     return np.broadcast_to(values.astype(np.float64).reshape(-1), (channels,))
 
 
+def normalization(node: ir.Node, opset: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scale and the shift of each channel, float64, that a BatchNormalization is. Raises Refusal for one that
+    trains or whose parameters are computed."""
+    # Before opset 14 more than one output is what training mode is asked for with.
+    if node.attrs.get("training_mode", 0) or (any(tensor.name for tensor in node.outputs[1:]) and opset < 14):
+        raise Refusal("it trains")
+    if node.attrs.get("spatial", 1) == 0:
+        raise Refusal("it normalizes each position by itself")
+    parameters = [constant(tensor) for tensor in node.inputs[1:5]]
+    if any(values is None for values in parameters):
+        raise Refusal("its parameters are not constant")
+    gamma, beta, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
+    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    return scale, beta - mean * scale
+
+
 class WeightEditor:
     """Puts new weights into nodes: in place of the old ones where nobody else reads those, else as copies.
 

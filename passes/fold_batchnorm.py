@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from qcompiler import ir
-from qcompiler.passes._edit import constant
-from qcompiler.passes._linear import LINEAR, Refusal, WeightEditor, fold_chain, output_channels, weight
+from qcompiler.passes._linear import LINEAR, Refusal, WeightEditor, fold_chain, normalization, output_channels, weight
 from qcompiler.passes._shape_values import ShapeValues
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
@@ -50,15 +47,7 @@ class FoldBatchNorm(Pass):
 def _fold(
     node: ir.Node, inner: ir.Graph, opset: int, returned: set[ir.Tensor], shapes: ShapeValues, editor: WeightEditor
 ) -> None:
-    extra = [tensor for tensor in node.outputs[1:] if tensor.name]
-    # Before opset 14 more than one output is what training mode is asked for with.
-    if node.attrs.get("training_mode", 0) or (extra and opset < 14):
-        raise Refusal("it trains")
-    if node.attrs.get("spatial", 1) == 0:
-        raise Refusal("it normalizes each position by itself")
-    parameters = [constant(tensor) for tensor in node.inputs[1:5]]
-    if any(values is None for values in parameters):
-        raise Refusal("its parameters are not constant")
+    scale, shift = normalization(node, opset)
     source = node.inputs[0]
     before = ir.producer(source)
     if before is None or before.domain or before.op not in LINEAR:
@@ -72,11 +61,9 @@ def _fold(
         raise Refusal(f"'{source.name}' is an output")
     if not any(other is before for other in inner.nodes):
         raise Refusal(f"'{before.name}' is outside of this body")
-    gamma, beta, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
     if before.op == "MatMul" and len(shapes.dims(source) or []) != 2:
         # The channels of a normalization are on axis 1, those of a MatMul on the last.
         raise Refusal(f"the channels of '{before.name}' may not be on axis 1")
-    if gamma.size != output_channels(before, values):
-        raise Refusal(f"it has {gamma.size} channels, '{before.name}' has {output_channels(before, values)}")
-    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    fold_chain(editor, inner, before, [node], scale, beta - mean * scale)
+    if scale.size != output_channels(before, values):
+        raise Refusal(f"it has {scale.size} channels, '{before.name}' has {output_channels(before, values)}")
+    fold_chain(editor, inner, before, [node], scale, shift)

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import constant, operand
-from qcompiler.passes._linear import Refusal, WeightEditor, rounded, weight
+from qcompiler.passes._linear import Refusal, WeightEditor, normalization, rounded, weight
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 _BRANCHES = ("Conv", "BatchNormalization")
@@ -98,7 +98,7 @@ def _merged(
         if large.op != "Conv":
             continue
         into = _window(large)
-        taps = _laid_into(_window(small), into) if small.op == "Conv" else _one_tap(small, into)
+        taps = _laid_into(_window(small), into) if small.op == "Conv" else _one_tap(small, into, editor.graph.opset)
         if taps is None:
             continue
         added, shift = taps
@@ -121,12 +121,16 @@ def _window(node: ir.Node) -> _Window:
     if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID"):
         raise Refusal(f"'{node.name}' pads as its input needs it")
     pads = [int(pad) for pad in node.attrs.get("pads") or [0] * 2 * rank]
+    strides, dilations = (node.attrs.get(name) or [1] * rank for name in ("strides", "dilations"))
+    fits = (len(strides), len(dilations), len(pads)) == (rank, rank, 2 * rank)
+    if not fits or (shift is not None and shift.shape != values.shape[:1]):
+        raise Refusal(f"the attributes or the bias of '{node.name}' do not fit its weight")
     return _Window(
         values.astype(np.float64),
         np.zeros(len(values)) if shift is None else shift.astype(np.float64),
         int(node.attrs.get("group", 1)),
-        tuple(node.attrs.get("strides") or [1] * rank),
-        tuple(node.attrs.get("dilations") or [1] * rank),
+        tuple(strides),
+        tuple(dilations),
         tuple(pads[:rank]),
         tuple(pads[rank:]),
     )
@@ -135,7 +139,7 @@ def _window(node: ir.Node) -> _Window:
 def _laid_into(small: _Window, large: _Window) -> tuple[np.ndarray, np.ndarray] | None:
     """The small window's weight with zeros around it, of the large one's shape, and its bias; None where it does not
     fit."""
-    if small.weight.shape[:2] != large.weight.shape[:2]:
+    if small.weight.shape[:2] != large.weight.shape[:2] or len(small.kernel) != len(large.kernel):
         return None
     if (small.groups, small.strides) != (large.groups, large.strides):
         return None
@@ -155,25 +159,19 @@ def _laid_into(small: _Window, large: _Window) -> tuple[np.ndarray, np.ndarray] 
     return laid, small.bias
 
 
-def _one_tap(node: ir.Node, large: _Window) -> tuple[np.ndarray, np.ndarray] | None:
+def _one_tap(node: ir.Node, large: _Window, opset: int) -> tuple[np.ndarray, np.ndarray] | None:
     """A BatchNormalization as a weight and a bias of the window's shapes; None where the window changes the size or the
     number of channels."""
-    parameters = [constant(tensor) for tensor in node.inputs[1:5]]
-    if any(values is None for values in parameters) or node.attrs.get("training_mode", 0):
-        raise Refusal(f"'{node.name}' trains, or its parameters are computed")
-    if any(tensor.name for tensor in node.outputs[1:]):
-        raise Refusal(f"'{node.name}' has more than one output")
-    gamma, beta, mean, variance = (values.astype(np.float64) for values in parameters if values is not None)
+    scale, shift = normalization(node, opset)
     outputs, inputs = large.weight.shape[:2]
-    if outputs != inputs * large.groups or outputs != gamma.size or any(step != 1 for step in large.strides):
+    if outputs != inputs * large.groups or outputs != scale.size or any(step != 1 for step in large.strides):
         return None
     tap: list[int] = []
     for length, step, begin, end in zip(large.kernel, large.dilations, large.begins, large.ends):
         if begin % step or begin // step >= length or begin + end != step * (length - 1):
             return None
         tap.append(begin // step)
-    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     laid = np.zeros_like(large.weight)
     channels = np.arange(outputs)
     laid[tuple([channels, channels % inputs, *tap])] = scale
-    return laid, beta - mean * scale
+    return laid, shift

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from qcompiler import ir
 from qcompiler.passes._edit import integers, rank
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 _FEWEST_AXES = 4
-_SQUARES = frozenset(("Mul", "Pow"))
+_KINDS = ("float32", "float16")
+"""What GlobalAveragePool takes; ReduceMean takes whole numbers too."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,9 @@ class RecognizePooling(Pass):
     It is what ``adaptive_avg_pool2d(x, 1)`` and ``x.mean((2, 3))`` are exported as. ONNX Runtime pools in 8 bits and in
     the blocked layout of its convolutions, but has no such mean: codes are made floats for it, or pictures reordered.
 
-    Left alone: inputs of fewer than four axes, of which the last may be features and not a sequence, or of an unknown
-    number; axes that are computed; what a normalization takes its mean and its variance by: means that are subtracted
-    from what they are of, and those of squares.
+    Left alone: inputs of fewer than four axes, of which the last may be features and not a sequence, of an unknown
+    number, or of types that GlobalAveragePool does not take; axes that are computed; what a normalization takes its
+    mean and its variance by: means that are subtracted from what they are of, and those of squares.
     """
 
     name: ClassVar[str] = "recognize-pooling"
@@ -40,14 +43,15 @@ class RecognizePooling(Pass):
                 continue
             _pool(node, inner, namer)
             rewrites += 1
-        if rewrites:
-            ir.sort(graph)
         return PassResult(rewrites, tuple(refused))
 
 
 def _over_pictures(node: ir.Node) -> bool:
-    axes, count = integers(node, "axes", 1), rank(node.inputs[0])
-    if axes is None or count is None or count < _FEWEST_AXES or 0 in node.inputs[0].shape:
+    source = node.inputs[0]
+    axes, count = integers(node, "axes", 1), rank(source)
+    if axes is None or count is None or count < _FEWEST_AXES or 0 in source.shape:
+        return False
+    if source.dtype is None or np.dtype(source.dtype).name not in _KINDS:
         return False
     return sorted(axis % count for axis in axes) == list(range(2, count))
 
@@ -55,7 +59,9 @@ def _over_pictures(node: ir.Node) -> bool:
 def _of_a_normalization(node: ir.Node) -> bool:
     source, mean = node.inputs[0], node.outputs[0]
     squared = ir.producer(source)
-    if squared is not None and squared.op in _SQUARES and (squared.op == "Pow" or len({*squared.inputs}) == 1):
+    if squared is not None and (
+        squared.op == "Pow" or (squared.op == "Mul" and squared.inputs[0] is squared.inputs[1])
+    ):
         return True
     return any(reader.op == "Sub" and source in reader.inputs for reader in mean.outputs)
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
@@ -170,8 +168,6 @@ class Compilation:
                 image_options=options.images,
             )
         self.samples = JobSamples(self)
-        self.means: WeakKeyDictionary[ir.Graph, dict[str, list[np.ndarray]]] = WeakKeyDictionary()
-        """What ``mean_shifts`` told of a graph in float, on the typical samples."""
         self.rounding = rounding.Rounding(self) if self.target.weight.four_bits else None
 
     def run(self, plan: Plan | None, statistics: calibrate.Statistics | None) -> Result:

@@ -29,7 +29,7 @@ def corrected(compilation: Compilation, plan: Plan, feeds: Sequence[Feed] = ()) 
             wanted = one.wanted(graph, plan)
             coded = compilation.rounded(replace(plan, shifts={}))
             ranks, shown = dict(wanted.values()), feeds or compilation.samples.typical()
-            told = {} if feeds else compilation.means.setdefault(graph, {})
+            told = {} if feeds else compilation.samples.means.setdefault(graph, {})
             found = calibrate.mean_shifts(graph, coded, ranks, shown, optimize=compilation.optimize, told=told)
             shifts = {bias: found[tensor] for bias, (tensor, _) in wanted.items() if tensor in found}
             ctx = replace(ctx, shifts=shifts)

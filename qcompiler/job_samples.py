@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+import numpy as np
+
+from qcompiler import ir
 from qcompiler.data import Samples, random_samples, spread
 from qcompiler.errors import DataError, ModelError
 from qcompiler.runtime import Feed, run, session
@@ -23,6 +27,8 @@ class JobSamples:
         self.job = job
         self.unmeasured = ""
         self._feeds: list[Feed] | None = None
+        self.means: WeakKeyDictionary[ir.Graph, dict[str, list[np.ndarray]]] = WeakKeyDictionary()
+        """What ``calibrate.mean_shifts`` told of a graph in float, on the typical ones."""
 
     def all(self) -> Samples:
         """All that the user gave. Raises DataError where that is nothing."""

@@ -91,6 +91,7 @@ def test_weights_that_others_read_keep_their_numbers() -> None:
         "{ p = Conv<pads = [1,1,1,1]>(x, w) q = Conv(x, u) s = Add(p, q) r = Relu(q) y = Add(s, r) }",
         "{ p = Conv<pads = [1,1,1,1]>(x, w) q = Conv<dilations = [2,2], pads = [2,2,2,2]>(x, w2) y = Add(p, q) }",
         "{ p = Conv<pads = [1,1,1,1]>(x, w) q = Conv<group = 2, pads = [1,1,1,1]>(x, half) y = Add(p, q) }",
+        "{ p = Conv<pads = [1,1]>(x, w) q = Conv(x, u) y = Add(p, q) }",  # no valid model
         "{ p = Conv<auto_pad = \"SAME_UPPER\">(x, w) q = Conv(x, u) y = Add(p, q) }",
     ],
 )

@@ -44,7 +44,8 @@ def test_an_output_keeps_its_name() -> None:
         "(float[2,6,5,7] x) => (float[2,1,5,7] y) { y = ReduceMean<axes = [1]>(x) }",
         "(float[2,6,5,7] x) => (float[2,6,1,7] y) { y = ReduceMean<axes = [2]>(x) }",
         "(float[2,6,5,7] x) => (float[1,1,1,1] y) { y = ReduceMean(x) }",
-        "(float[2,6,5,7] x, int64[2] a) => (float[2,6,1,1] y) { y = ReduceMax<axes = [2, 3]>(x) }",
+        "(float[2,6,5,7] x) => (float[2,6,1,1] y) { y = ReduceMax<axes = [2, 3]>(x) }",
+        "(int32[2,6,5,7] x) => (int32[2,6,1,1] y) { y = ReduceMean<axes = [2, 3]>(x) }",
     ],
 )
 def test_left_alone(text: str) -> None:
