@@ -1,9 +1,9 @@
-"""Compiles single LSTMs and transposed convolutions between others, and says what 8 bits make of their time.
+"""Compiles a few layers, and says what 8 bits, and the pass that is made for the layer, make of their time.
 
     python tools/bench_layers.py [--seconds S]
 
 Random weights and samples, no options but --no-timing. Float and compiled run one after the other in every round, one
-thread; speed is the median of ratios within rounds, with and without the pass that makes 8 bits of the layer.
+thread; speed is the median of ratios within rounds, with and without the pass.
 """
 
 from __future__ import annotations
@@ -26,9 +26,17 @@ DECODER = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) =>
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) t = ConvTranspose <strides = [2,2]> (r, v, b) s = Relu(t)
     y = Conv <pads = [1,1,1,1]> (s, u) }"""
 
+BRANCHES = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,40,40] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) h = Relu(i) a = Conv <pads = [1,1,1,1]> (h, u) c = Conv(h, v)
+    n = BatchNormalization(h, scale, shift, mean, variance) s = Add(a, c) t = Add(s, n) r = Relu(t)
+    y = Conv <pads = [1,1,1,1]> (r, z) }"""
+MEAN = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,40,40] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) m = ReduceMean(r, axes) c = Conv(m, u) d = Relu(c) e = Conv(d, v)
+    f = HardSigmoid(e) s = Mul(r, f) y = Conv <pads = [1,1,1,1]> (s, z) }"""
+
 
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
-    """(name, program, pass that makes 8 bits of it, shapes of its weights)."""
+    """(name, program, the pass that is made for it, shapes of its weights)."""
     found = []
     for steps, inputs, units, both in ((80, 128, 128, True), (80, 256, 256, True), (40, 512, 512, False),
                                        (160, 96, 96, True)):  # fmt: skip
@@ -37,7 +45,13 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
         shapes = {"w": (ways, 4 * units, inputs), "r": (ways, 4 * units, units)}
         found.append((f"LSTM, {ways} x {units} units of {inputs}, {steps} steps", text, "fuse-lstm", shapes))
     shapes = {"w": (128, 64, 3, 3), "v": (128, 64, 2, 2), "b": (64,), "u": (16, 64, 3, 3)}
-    return [*found, ("Conv, ConvTranspose, Conv, 64 x 80 x 80", DECODER, "subpixel-conv", shapes)]
+    found.append(("Conv, ConvTranspose, Conv, 64 x 80 x 80", DECODER, "subpixel-conv", shapes))
+    square, tap = (64, 64, 3, 3), (64, 64, 1, 1)
+    shapes = {"w": square, "u": square, "v": tap, "z": square}
+    shapes |= dict.fromkeys(("scale", "shift", "mean", "variance"), (64,))
+    found.append(("Conv of 9 taps, of one and BatchNormalization, 64 x 40 x 40", BRANCHES, "merge-branches", shapes))
+    shapes = {"w": square, "u": (16, 64, 1, 1), "v": (64, 16, 1, 1), "z": square}
+    return [*found, ("squeeze and excite, 64 x 40 x 40", MEAN, "recognize-pooling", shapes)]
 
 
 def main() -> None:
@@ -50,7 +64,10 @@ def main() -> None:
         model = parser.parse_model(text)
         for key, shape in shapes.items():
             values = (0.05 * random.normal(size=shape)).astype(np.float32)
+            values = np.abs(values) if key == "variance" else values
             model.graph.initializer.append(numpy_helper.from_array(values, key))
+        if "axes" in text:
+            model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
         (given,) = model.graph.input
         shape = [size.dim_value for size in given.type.tensor_type.shape.dim]
         feeds = [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(6)]
