@@ -15,6 +15,7 @@ import onnxruntime as ort
 from qcompiler import calibrate, ir, native, registry, rounding, smoothing
 from qcompiler.data import Samples, open_samples
 from qcompiler.errors import DataError, PlanError, RecipeError, TargetError
+from qcompiler.inspect import blocked
 from qcompiler.job_samples import JobSamples
 from qcompiler.memory import available_bytes
 from qcompiler.options import Options
@@ -24,6 +25,7 @@ from qcompiler.plan import Plan
 from qcompiler.reach import computed_floats, without_range
 from qcompiler.recipe import Recipe, load_recipe
 from qcompiler.report import FrontRecord, Report
+from qcompiler.runtime_shapes import learn_shapes
 from qcompiler.scheme import OLDEST_OPSET, OLDEST_WITH_BLOCKS
 from qcompiler.search import ahead
 from qcompiler.search.improve import EFFORTS
@@ -151,6 +153,8 @@ class Compilation:
         with self.stages("load"):
             self.source = ir.load(model)
             self.graph = ir.clone(self.source)
+        if self.kind.quantize != "none":
+            self.warnings += blocked(self.source)
         if self.large:  # what makes other weights of weights would need room for them
             self.pipeline = {
                 stage: [name for name in names if name.partition("{")[0] not in REWRITING]
@@ -233,6 +237,7 @@ class Compilation:
     def clean(self) -> None:
         with self.stages("clean"):
             ir.infer_shapes(self.graph)
+            learn_shapes(self.graph)
             self.run_passes("clean", self.graph, PassContext(self.target))
             if self.graph.opset < self.kind.opset:  # types that came later
                 raising = registry.make("raise-opset", {"opset": self.kind.opset})

@@ -60,15 +60,33 @@ def operators(graph: ir.Graph) -> Counter[str]:
     )
 
 
-def problems(graph: ir.Graph) -> Iterator[str]:
-    """What a user should know before compiling."""
+BLOCKED = "com.microsoft.nchwc"
+"""Domain of the convolutions that ONNX Runtime has laid out for one kind of CPU."""
+
+
+def blocked(graph: ir.Graph) -> Iterator[str]:
+    """What a user should know before a model is compiled that ONNX Runtime saved with all of its optimizations."""
+    count = sum(node.domain == BLOCKED for _, node in ir.all_nodes(graph))
+    if count:
+        yield (
+            f"{count} operators of domain '{BLOCKED}' stay in float: ONNX Runtime laid their weights out for one kind "
+            "of CPU when it saved the model; compile the model that it was made from"
+        )
+
+
+def problems(graph: ir.Graph, cleaned: ir.Graph) -> Iterator[str]:
+    """What a user should know before compiling ``graph``, which is ``cleaned`` to be quantized."""
+    yield from blocked(graph)
     for tensor in (*graph.inputs, *graph.outputs):
         kind = "input" if any(tensor is t for t in graph.inputs) else "output"
         if tensor.dtype is None or tensor.shape is None:
             yield f"{kind} '{tensor.name}' says no {'element type' if tensor.dtype is None else 'shape'}"
-    domains = sorted({node.domain for _, node in ir.all_nodes(graph)} - {None, "", "ai.onnx", tables.DOMAIN})
-    for domain in domains:
-        yield f"operators of domain '{domain}' are passed through as they are"
+    others: dict[str, set[str]] = {}
+    for _, node in ir.all_nodes(cleaned):
+        if node.domain not in (*STANDARD_DOMAINS, tables.DOMAIN, BLOCKED):
+            others.setdefault(node.domain, set()).add(node.op)
+    for domain, names in sorted(others.items()):
+        yield f"operators of domain '{domain}' are passed through as they are: {', '.join(sorted(names))}"
     for name, tensor in ir.all_tensors(graph).items():
         if not ir.is_constant(tensor):
             continue
@@ -98,6 +116,8 @@ def _float_reason(node: ir.Node, target: Target) -> str:
         return "computes no float32"
     if node.domain == tables.DOMAIN:
         return "an operator of ours, which is quantized already"
+    if node.domain not in STANDARD_DOMAINS:
+        return f"an operator of {node.domain}, passed through as it is"
     entry = target.operator(node)
     if target.weights_alone and (entry is None or entry.weight is None):
         return "only weights are quantized, and it has none or not in this form"

@@ -210,6 +210,12 @@ class Target:
         return bool(self.pipeline.get("spell"))
 
     @property
+    def keeps_fused(self) -> bool:
+        """Whether operators that ONNX Runtime has fused stay as they are: it has them itself, and nothing is to be
+        quantized."""
+        return self.verifier == VERIFIERS[0] and self.kind is not None and self.kind.quantize == "none"
+
+    @property
     def weights_alone(self) -> bool:
         """Whether the chosen precision quantizes weights and nothing else."""
         return self.kind is not None and self.kind.quantize == "weights"

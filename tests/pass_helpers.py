@@ -16,7 +16,7 @@ from qcompiler.pipeline import Diagnostic, Pass, PassContext, Pipeline
 def program(text: str, constants: Mapping[str, Any] | None = None, opset: int = 17, ir_version: int = 8) -> ir.Graph:
     """A graph from ONNX's text syntax, ``(float[2] x) => (float[2] y) { y = Relu(x) }``, and its weights by name."""
     body = text.strip()
-    imports = f'"": {opset}, "custom": 1'
+    imports = f'"": {opset}, "custom": 1' + (', "com.microsoft": 1' if "com.microsoft" in body else "")
     model = parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{imports}]> agraph {body}")
     for name, values in (constants or {}).items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))

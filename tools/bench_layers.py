@@ -34,6 +34,11 @@ MEAN = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (f
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) m = ReduceMean(r, axes) c = Conv(m, u) d = Relu(c) e = Conv(d, v)
     f = HardSigmoid(e) s = Mul(r, f) y = Conv <pads = [1,1,1,1]> (s, z) }"""
 
+DENSE = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,28,28] x) => (float[1,32,28,28] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) n = BatchNormalization(i, s, t, m, variance) r = Relu(n)
+    a = Conv <pads = [1,1,1,1]> (r, u) c = Concat <axis = 1> (i, a)
+    k = BatchNormalization(c, ss, tt, mm, wide_variance) q = Relu(k) y = Conv(q, v) }"""
+
 
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     """(name, program, the pass that is made for it, shapes of its weights)."""
@@ -51,7 +56,11 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     shapes |= dict.fromkeys(("scale", "shift", "mean", "variance"), (64,))
     found.append(("Conv of 9 taps, of one and BatchNormalization, 64 x 40 x 40", BRANCHES, "merge-branches", shapes))
     shapes = {"w": square, "u": (16, 64, 1, 1), "v": (64, 16, 1, 1), "z": square}
-    return [*found, ("squeeze and excite, 64 x 40 x 40", MEAN, "recognize-pooling", shapes)]
+    found.append(("squeeze and excite, 64 x 40 x 40", MEAN, "recognize-pooling", shapes))
+    shapes = {"w": square, "u": (32, 64, 3, 3), "v": (32, 96, 1, 1)}
+    shapes |= dict.fromkeys(("s", "t", "m", "variance"), (64,))
+    shapes |= dict.fromkeys(("ss", "tt", "mm", "wide_variance"), (96,))
+    return [*found, ("a dense block's layer, 64 x 28 x 28", DENSE, "spell-batchnorm", shapes)]
 
 
 def main() -> None:
@@ -64,7 +73,7 @@ def main() -> None:
         model = parser.parse_model(text)
         for key, shape in shapes.items():
             values = (0.05 * random.normal(size=shape)).astype(np.float32)
-            values = np.abs(values) if key == "variance" else values
+            values = np.abs(values) if key.endswith("variance") else values
             model.graph.initializer.append(numpy_helper.from_array(values, key))
         if "axes" in text:
             model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect as python_inspect
 import sys
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import click
 
 from qcompiler.cli import options as shared
+
+if TYPE_CHECKING:
+    from qcompiler import ir
 
 
 @click.command("inspect")
@@ -53,7 +57,7 @@ def inspect_command(
 
     from rich.text import Text
 
-    rows = quantizable(model, target, cpu, ops or "")
+    rows, cleaned = quantizable(model, target, cpu, ops or "")
     inside = sum(1 for _, _, reason in rows if not reason)
     made = table("nodes", "operators", "why", right=("nodes",))
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -64,14 +68,15 @@ def inspect_command(
         if verbose and reason:
             made.add_row("", Text(", ".join(name for name, _ in nodes)), "")
     console.print(titled(f"For {target}, once cleaned, {inside} of {len(rows)} nodes can be quantized", made))
-    found = list(inspect.problems(graph))
+    found = list(inspect.problems(graph, cleaned))
     console.print("Problems" if found else "No problems found", style="bold")
     for line in found:
         console.print(f"  {line}", markup=False)
 
 
-def quantizable(model: str, target: str, cpu: str, ops: str) -> list[tuple[str, str, str]]:
-    """(node, operator, why it stays in float or nothing) of the cleaned model, by the target's description."""
+def quantizable(model: str, target: str, cpu: str, ops: str) -> tuple[list[tuple[str, str, str]], ir.Graph]:
+    """(node, operator, why it stays in float or nothing) of the cleaned model, by the target's description; and that
+    model."""
     from qcompiler import ir
     from qcompiler.compiler import Compilation
     from qcompiler.inspect import float_reasons
@@ -83,10 +88,11 @@ def quantizable(model: str, target: str, cpu: str, ops: str) -> list[tuple[str, 
     job.clean()
     plan = job.placed(PassContext(job.target, Plan())).plan or Plan()
     reasons = float_reasons(job.graph, job.target, job.diagnostics())
-    return [
+    rows = [
         (node.name, node.op, "" if node.name in plan.intended else reasons[node.name])
         for _, node in ir.all_nodes(job.graph)
     ]
+    return rows, job.graph
 
 
 @click.command("passes")
