@@ -1,0 +1,102 @@
+"""Guards against rows of attention that see nothing are removed where every row sees something."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler import ir
+from qcompiler.passes._edit import bypass, constant
+from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_LARGEST_PRODUCT = 2.0**64
+"""What products are taken to stay below; float32 ends at 2¹²⁸."""
+_MOVED = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+"""Operators whose values are those of their first input."""
+
+
+@dataclass(frozen=True)
+class RemoveNanGuard(Pass):
+    """``Where(IsNaN(s), c, s)`` of ``s = Softmax(x)`` becomes ``s``, at every depth, where ``x`` is finite: products, and
+    what is added to them, as long as the sum cannot overflow. A softmax of finite numbers is a number.
+
+    PyTorch's exporter writes the guard for masks that hide a whole row with minus infinity, and writes it as well for
+    those that hide with the lowest finite number, or not at all. It is two passes over all scores.
+
+    Refused: infinite constants; masks that the user gives, or whose numbers are not known to be finite. An input that
+    itself is not a number used to be replaced too, and is no longer.
+    """
+
+    name: ClassVar[str] = "remove-nan-guard"
+    semantics: ClassVar[Semantics] = Semantics.ALGEBRAIC
+
+    def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
+        rewrites, refused = 0, []
+        for inner, node in list(ir.all_nodes(graph)):
+            softmax = _guarded(node)
+            if softmax is None:
+                continue
+            if not _is_finite(softmax.inputs[0]):
+                refused.append(Diagnostic(node.name, "what it guards against may occur", "refused"))
+            elif bypass(node, node.inputs[2], inner, graph):
+                rewrites += 1
+        ir.remove_dead(graph)
+        return PassResult(rewrites, tuple(refused))
+
+
+def _guarded(node: ir.Node) -> ir.Node | None:
+    """The Softmax whose result the node returns with other numbers in place of what is none."""
+    if node.op != "Where" or node.domain:
+        return None
+    question, instead, result = node.inputs
+    asked, softmax = ir.producer(question), ir.producer(result)
+    if asked is None or asked.op != "IsNaN" or asked.inputs[0] is not result:
+        return None
+    if softmax is None or softmax.op != "Softmax" or softmax.domain:
+        return None
+    other = constant(instead)
+    return softmax if other is not None and other.size == 1 else None
+
+
+def _is_finite(tensor: ir.Tensor) -> bool:
+    kind = np.dtype(tensor.dtype if tensor.dtype is not None else np.float32)
+    if kind.kind != "f":
+        return False
+    # What exceeds the largest number by less than half a step is rounded to it.
+    end = float(np.finfo(kind).max)
+    return _bound(tensor) <= end + end * float(np.finfo(kind).eps) / 4.0
+
+
+def _bound(tensor: ir.Tensor) -> float:
+    """A number that no value of the tensor exceeds in size; infinite where none is known."""
+    values = constant(tensor)
+    if values is not None:
+        known = values.dtype.kind in "biuf" and values.size
+        return float(np.max(np.abs(values.astype(np.float64)))) if known else math.inf
+    node = ir.producer(tensor)
+    if node is None or node.domain:
+        return math.inf
+    if node.op in _PRODUCTS:
+        return _LARGEST_PRODUCT
+    if node.op in _MOVED:
+        return _bound(node.inputs[0])
+    if node.op == "Cast":
+        source = node.inputs[0].dtype
+        counts = source is not None and np.dtype(source).kind in "biu"
+        return 1.0 if counts and np.dtype(source) == np.bool_ else _LARGEST_PRODUCT if counts else _bound(node.inputs[0])
+    if node.op in ("Add", "Sub"):
+        return _bound(node.inputs[0]) + _bound(node.inputs[1])
+    if node.op == "Mul":
+        left, right = (_bound(side) for side in node.inputs)
+        return left * right if left and right else 0.0
+    if node.op == "Div":
+        divisor = constant(node.inputs[1])
+        least = 0.0 if divisor is None or not divisor.size else float(np.min(np.abs(divisor)))
+        return _bound(node.inputs[0]) / least if least > 0.0 else math.inf
+    if node.op == "Where":
+        return max(_bound(node.inputs[1]), _bound(node.inputs[2]))
+    return math.inf
