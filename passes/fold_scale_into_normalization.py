@@ -77,7 +77,7 @@ def _scaled(node: ir.Node) -> tuple[ir.Tensor, np.ndarray] | None:
 
 def _parameters(node: ir.Node, count: int) -> list[int]:
     """The inputs of a node that its result is multiplied with, each ``[K]``; none where it is no normalization."""
-    if node.domain or len(node.outputs) > 1 and any(tensor.name for tensor in node.outputs[1:]):
+    if node.domain or any(tensor.name for tensor in node.outputs[1:]):
         return []
     if node.op in ("LayerNormalization", "RMSNormalization"):
         scale = constant(node.inputs[1])

@@ -21,8 +21,8 @@ _MOVED = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile",
 
 @dataclass(frozen=True)
 class RemoveNanGuard(Pass):
-    """``Where(IsNaN(s), c, s)`` of ``s = Softmax(x)`` becomes ``s``, at every depth, where ``x`` is finite: products, and
-    what is added to them, as long as the sum cannot overflow. A softmax of finite numbers is a number.
+    """``Where(IsNaN(s), c, s)`` of ``s = Softmax(x)`` becomes ``s``, at every depth, where ``x`` is finite: products,
+    and what is added to them, as long as the sum cannot overflow. A softmax of finite numbers is a number.
 
     PyTorch's exporter writes the guard for masks that hide a whole row with minus infinity, and writes it as well for
     those that hide with the lowest finite number, or not at all. It is two passes over all scores.
@@ -85,9 +85,10 @@ def _bound(tensor: ir.Tensor) -> float:
     if node.op in _MOVED:
         return _bound(node.inputs[0])
     if node.op == "Cast":
-        source = node.inputs[0].dtype
-        counts = source is not None and np.dtype(source).kind in "biu"
-        return 1.0 if counts and np.dtype(source) == np.bool_ else _LARGEST_PRODUCT if counts else _bound(node.inputs[0])
+        kind = node.inputs[0].dtype
+        whole = kind is not None and np.dtype(kind).kind in "iu"
+        truth = kind is not None and np.dtype(kind).kind == "b"
+        return 1.0 if truth else 2.0**64 if whole else _bound(node.inputs[0])
     if node.op in ("Add", "Sub"):
         return _bound(node.inputs[0]) + _bound(node.inputs[1])
     if node.op == "Mul":
