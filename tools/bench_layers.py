@@ -39,6 +39,9 @@ DENSE = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,28,28] x) => (
     a = Conv <pads = [1,1,1,1]> (r, u) c = Concat <axis = 1> (i, a)
     k = BatchNormalization(c, ss, tt, mm, wide_variance) q = Relu(k) y = Conv(q, v) }"""
 
+PRELU = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) p = PRelu(i, slope) y = Conv <pads = [1,1,1,1]> (p, u) }"""
+
 
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     """(name, program, the pass that is made for it, shapes of its weights)."""
@@ -60,7 +63,9 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     shapes = {"w": square, "u": (32, 64, 3, 3), "v": (32, 96, 1, 1)}
     shapes |= dict.fromkeys(("s", "t", "m", "variance"), (64,))
     shapes |= dict.fromkeys(("ss", "tt", "mm", "wide_variance"), (96,))
-    return [*found, ("a dense block's layer, 64 x 28 x 28", DENSE, "spell-batchnorm", shapes)]
+    found.append(("a dense block's layer, 64 x 28 x 28", DENSE, "spell-batchnorm", shapes))
+    shapes = {"w": square, "u": square, "slope": (64, 1, 1)}
+    return [*found, ("Conv, PRelu, Conv, 64 x 56 x 56", PRELU, "spell-prelu", shapes)]
 
 
 def main() -> None:
