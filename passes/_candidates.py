@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes.subpixel_conv import tiles
+from qcompiler.passes.subpixel_conv import phases
 from qcompiler.scheme import PerBlock
 from qcompiler.target import Operator, Target, is_float
 
@@ -26,8 +26,8 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
         weight = node.inputs[entry.weight]
         if entry.recurrent is not None and {weight.values.ndim, node.inputs[entry.recurrent].values.ndim} != {3}:
             return "its weights are not of a direction, an output and a term each"
-        if entry.tiled and not tiles(node):
-            return "its windows overlap, or do not tile its result"
+        if entry.subpixel and phases(node) is None:
+            return "its result is not as long as its input times the strides, or it has groups"
         for index in (entry.weight, entry.recurrent) if not few else ():  # few bits: seen when they are rounded
             if index is not None and not np.isfinite(node.inputs[index].values).all():
                 return f"weight '{node.inputs[index].name}' has values that are not finite"

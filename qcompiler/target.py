@@ -75,7 +75,8 @@ class Operator:
     may be quantized in each run anew; ``static``: why not, where it could.
     ``ops``: ``native`` where only an operator of the native library makes it pay. ``quantize``: those of ``QUANTIZED``
     that it is for, all where there are none. ``recurrent``: a second weight, that multiplies what the operator returned
-    before; both have a scale for each output, and each direction. ``tiled``: only where windows lie side by side.
+    before; both have a scale for each output, and each direction. ``subpixel``: only where the result is as long as
+    the input times the strides.
     ``output``: ``required`` (fused only when the result is quantized), ``free`` (either), ``tied`` (moves values, so
     it must share the input's parameters), ``tabulated`` (placement's own: looked up in a table). ``when``: attribute
     values it holds for.
@@ -101,7 +102,7 @@ class Operator:
     least_weights: int = 0
     ops: str = OPS[0]
     recurrent: int | None = None
-    tiled: bool = False
+    subpixel: bool = False
     quantize: tuple[str, ...] = ()
 
     @property
@@ -259,7 +260,7 @@ class Target:
             return
         if entry.recurrent is None:
             scheme = self.weight_scheme(entry, node.inputs[entry.weight].values.ndim)
-            if scheme.paired and entry.tiled:  # its rows are laid out anew
+            if scheme.paired and entry.subpixel:  # its rows are laid out anew
                 scheme = replace(scheme, paired=False, bits=7)
             yield entry.weight, scheme if entry.activations else replace(scheme, paired=False)  # nothing is summed
             return

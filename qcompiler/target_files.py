@@ -68,8 +68,8 @@ def describe(target: Target) -> Iterator[tuple[str, str]]:
             parts.append(f"weight {entry.weight} per {axis}")
         if entry.bias is not None:
             parts.append(f"bias {entry.bias}")
-        if entry.tiled:
-            parts.append("where windows lie side by side")
+        if entry.subpixel:
+            parts.append("where the result is as long as the input times the strides")
         parts.append(f"output {entry.output}")
         if entry.quantize:
             parts.append(f"where the precision quantizes {' or '.join(entry.quantize)}")
