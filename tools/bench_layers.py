@@ -42,6 +42,16 @@ DENSE = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,28,28] x) => (
 PRELU = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     i = Conv <pads = [1,1,1,1]> (x, w) p = PRelu(i, slope) y = Conv <pads = [1,1,1,1]> (p, u) }"""
 
+GENERATOR = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,16,80,80] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) t = ConvTranspose <strides = [2,2], pads = [1,1,1,1]> (r, v, b)
+    s = Relu(t) y = Conv <pads = [1,1,1,1]> (s, u) }"""
+POOLED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,40,40] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) r = Relu(i)
+    p = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1> (r)
+    y = Conv <pads = [1,1,1,1]> (p, u) }"""
+GROUPED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,40,40] y) {
+    i = Conv(x, w) r = Relu(i) c = Conv <pads = [1,1,1,1], group = 16> (r, v) s = Relu(c) y = Conv(s, u) }"""
+
 
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     """(name, program, the pass that is made for it, shapes of its weights)."""
@@ -65,7 +75,12 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     shapes |= dict.fromkeys(("ss", "tt", "mm", "wide_variance"), (96,))
     found.append(("a dense block's layer, 64 x 28 x 28", DENSE, "spell-batchnorm", shapes))
     shapes = {"w": square, "u": square, "slope": (64, 1, 1)}
-    return [*found, ("Conv, PRelu, Conv, 64 x 56 x 56", PRELU, "spell-prelu", shapes)]
+    found.append(("Conv, PRelu, Conv, 64 x 56 x 56", PRELU, "spell-prelu", shapes))
+    shapes = {"w": square, "v": (64, 64, 4, 4), "b": (64,), "u": (16, 64, 3, 3)}
+    found.append(("Conv, ConvTranspose of 16 taps, Conv, 64 x 80 x 80", GENERATOR, "subpixel-conv", shapes))
+    found.append(("Conv, AveragePool, Conv, 64 x 40 x 40", POOLED, "spell-average-pool", {"w": square, "u": square}))
+    shapes = {"w": tap, "v": (64, 4, 3, 3), "u": tap}
+    return [*found, ("Conv, Conv of 16 groups, Conv, 64 x 40 x 40", GROUPED, "merge-groups", shapes)]
 
 
 def main() -> None:
