@@ -82,3 +82,10 @@ def test_weights_that_are_laid_out_for_one_cpu_are_named(tmp_path: Path) -> None
     assert "passed through as they are" not in done.out
     (warning,) = Compilation(model, None, "ort-cpu", "int8", None, UNTIMED).warnings
     assert "compile the model that it was made from" in warning
+
+
+def test_another_runtime_gets_them_taken_apart() -> None:
+    source = program(ATTENTION, ATTENTION_WEIGHTS)
+    result = qcompiler.compile(source, target="tensorrt", precision="fp16", options=UNTIMED)
+    assert not any(node.domain for node in result.graph.nodes)
+    assert sum(node.op == "MatMul" for node in result.graph.nodes) == 7

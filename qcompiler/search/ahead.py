@@ -195,7 +195,7 @@ class Builder:
 
 def refuse(compilation: Compilation) -> None:
     """Raises, naming the node, when the target cannot take the model: before minutes go into calibration."""
-    lint.refuse(compilation.source, compilation.target, compilation.name)
+    lint.refuse(compilation.graph, compilation.target, compilation.name)
     graph, feeds = compilation.graph, compilation.samples.feeds()[:PROFILE_FEEDS]
     if not tensorrt.installed():
         return
