@@ -12,13 +12,20 @@ FORMAT = "qcompiler-report/1"
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """Agreement of one output with the float model; see ``verify.numbers.OutputError``."""
+    """Agreement of one output with the float model; see ``verify.numbers.OutputError``. ``selected_from``: of an output
+    that is selected by computed numbers, decibels of the least faithful tensor among which; None of others."""
 
     name: str
     sqnr: float
     cosine: float
     top1: float | None
     largest: float
+    selected_from: float | None = None
+
+    @property
+    def judged(self) -> float:
+        """The decibels that say what became of it."""
+        return self.sqnr if self.selected_from is None else self.selected_from
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Report:
     @property
     def sqnr(self) -> float:
         """The worst output's, in dB."""
-        return min((output.sqnr for output in self.outputs), default=math.inf)
+        return min((output.judged for output in self.outputs), default=math.inf)
 
     def to_dict(self) -> dict[str, Any]:
         return finite({"format": FORMAT, **asdict(self)})

@@ -75,12 +75,15 @@ def _speedup(speed: SpeedRecord) -> str:
 
 
 def agreement(outputs: Sequence[OutputRecord]) -> Table:
-    """Each output's agreement with the source's."""
-    numbers = ("SQNR", "cosine", "top-1", "largest difference")
+    """Each output's agreement with the source's, and where there are selections that of what they are taken from."""
+    selects = any(one.selected_from is not None for one in outputs)
+    numbers = ("SQNR", "cosine", "top-1", "largest difference", *(("selected from",) if selects else ()))
     made = table("output", *numbers, right=numbers)
     for one in outputs:
         top1 = "" if one.top1 is None else f"{100 * one.top1:.1f} %"
-        made.add_row(Text(one.name), decibels(one.sqnr), f"{one.cosine:.5f}", top1, f"{one.largest:.3g}")
+        source = "" if one.selected_from is None else decibels(one.selected_from)
+        cells = (decibels(one.sqnr), f"{one.cosine:.5f}", top1, f"{one.largest:.3g}", *((source,) if selects else ()))
+        made.add_row(Text(one.name), *cells)
     return made
 
 

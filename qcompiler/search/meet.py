@@ -60,7 +60,7 @@ class Standing:
     @property
     def sqnr(self) -> float:
         """The worst output's, in dB."""
-        return min((output.sqnr for output in self.found.outputs), default=math.inf)
+        return min((output.judged for output in self.found.outputs), default=math.inf)
 
     @property
     def noise(self) -> float:

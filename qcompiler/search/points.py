@@ -15,16 +15,85 @@ PASSING = frozenset(("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Uns
 PART = 12.0
 """Decibels by which one part of an output may be less true than a whole output."""
 
+CARRYING = PASSING | {"Add", "Clip", "Div", "Exp", "Max", "Min", "Mul", "Sigmoid", "Slice", "Split", "Sub", "Where"}
+"""Operators that may stand behind a selection without making another quantity of what was selected."""
+
+SELECTING = {"Compress": 1, "Gather": 1, "GatherElements": 1, "GatherND": 1, "NonMaxSuppression": 2, "TopK": 1}
+"""Operators that select among values, with the number of inputs that these are."""
+
+BY_INDEX = frozenset(SELECTING) - {"NonMaxSuppression", "TopK"}
+"""Those that are told what to select."""
+
+_DEEPEST = 24
+
 
 def measuring_points(graph: ir.Graph) -> dict[str, float]:
     """The float tensors that make up the outputs, a Concat of boxes and scores being two quantities, not one; each with
-    the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts."""
+    the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts. Of what is
+    selected by computed numbers, that among which is selected: see ``selections``."""
     found: dict[str, float] = {}
+    selected = selections(graph)
     for tensor in graph.outputs:
-        parts = _parts(graph, tensor)
+        parts = selected.get(tensor.name) or _parts(graph, tensor)
         for name in parts:
             found[name] = min(found.get(name, math.inf), PART if len(parts) > 1 else 0.0)
     return found
+
+
+def selections(graph: ir.Graph) -> dict[str, list[str]]:
+    """The float tensors among which outputs are selected, and sorted perhaps, by numbers that are computed: the boxes
+    and scores before the best of them are taken. Rounding may turn two that score alike, or bring one more over a
+    threshold; compared place by place, all behind them is then another's."""
+    nodes = set(graph.nodes)
+    found = {tensor.name: _selected_from(tensor, nodes, 0) for tensor in graph.outputs}
+    points = {
+        name: list(dict.fromkeys(one.name for one in tensors if _float(one) and _computes(ir.producer(one), nodes)))
+        for name, tensors in found.items()
+        if tensors
+    }
+    return {name: names for name, names in points.items() if names}
+
+
+def _computes(node: ir.Node | None, nodes: set[ir.Node]) -> bool:
+    """Whether the node is in the outermost graph, and what it returns is no place or class in another type."""
+    if node is None or node not in nodes:
+        return False
+    kind = node.inputs[0].dtype if node.op == "Cast" else None
+    return kind is None or np.dtype(kind).kind == "f"
+
+
+def _selected_from(tensor: ir.Tensor, nodes: set[ir.Node], depth: int) -> list[ir.Tensor]:
+    """What a tensor was selected from, and what it was joined with; nothing where there is no selection behind it."""
+    node = ir.producer(tensor)
+    if node is None or node not in nodes or node.domain or depth > _DEEPEST:
+        return []
+    if node.op in SELECTING:
+        sources = [source for source in node.inputs[: SELECTING[node.op]] if not ir.is_constant(source)]
+        if not sources or (node.op in BY_INDEX and not _by_values(node.inputs[1])):
+            return []
+        return [one for source in sources for one in _selected_from(source, nodes, depth + 1) or [source]]
+    if node.op not in CARRYING:
+        return []
+    sources = [source for source in node.inputs if not ir.is_constant(source) and source.name]
+    found = [(source, _selected_from(source, nodes, depth + 1)) for source in sources]
+    if not any(behind for _, behind in found):
+        return []
+    return [one for source, behind in found for one in behind or [source]]
+
+
+def _by_values(index: ir.Tensor) -> bool:
+    """Whether numbers that are computed in floats decide the index, not sizes or what the user gives."""
+    waiting, seen = [index], set()
+    while waiting:
+        tensor = waiting.pop()
+        node = ir.producer(tensor)
+        if node is None or tensor in seen or node.op in ("Shape", "Size"):
+            continue
+        if tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f":
+            return True
+        seen.add(tensor)
+        waiting += node.inputs
+    return False
 
 
 def _parts(graph: ir.Graph, output: ir.Tensor) -> list[str]:

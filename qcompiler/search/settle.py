@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,11 @@ from qcompiler.calibrate import Statistics
 from qcompiler.explain import loudest
 from qcompiler.plan import Plan
 from qcompiler.report import OutputRecord, SpeedRecord
-from qcompiler.runtime import Feed, run, session
+from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search import improve
+from qcompiler.search.points import selections
 from qcompiler.search.refine import NOISE, Candidate
+from qcompiler.search.sensitivity import with_outputs
 from qcompiler.verify import numbers, timing
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Measured:
     samples: int
 
     def unfaithful(self) -> list[OutputRecord]:
-        return [output for output in self.outputs if output.sqnr < FAITHFUL]
+        return [output for output in self.outputs if output.judged < FAITHFUL]
 
 
 def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
@@ -56,6 +58,7 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
             feeds = improve.spaced(feeds, affordable(source, feeds))
         with session(graph, threads=options.threads, optimize=compilation.optimize) as compiled:
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
+        outputs = _with_selections(compilation, graph, outputs, feeds)
         if not options.timing or not feeds:
             return Measured(outputs, None, len(feeds))
         with session(graph, threads=options.threads) as compiled:
@@ -70,6 +73,26 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
         rounds=found.rounds,
     )
     return Measured(outputs, speed, len(feeds))
+
+
+def _with_selections(
+    compilation: Compilation, graph: ir.Graph, outputs: list[OutputRecord], feeds: Sequence[Feed]
+) -> list[OutputRecord]:
+    """The outputs, those that are a selection with the decibels of what they are selected from."""
+    selected = selections(compilation.graph)
+    if not selected:
+        return outputs
+    names = list(dict.fromkeys(name for points in selected.values() for name in points))
+    found = numbers.Comparison(names)
+    own = with_outputs(graph, names)
+    with session(with_outputs(compilation.graph, names)) as plain, session(own, optimize=compilation.optimize) as coded:
+        for wanted, actual in side_by_side(lambda feed: (run(plain, feed, names), run(coded, feed, names)), feeds):
+            found.add(wanted, actual)
+    decibels = {error.name: error.sqnr for error in found.errors()}
+    return [
+        replace(one, selected_from=min(decibels[name] for name in selected[one.name])) if one.name in selected else one
+        for one in outputs
+    ]
 
 
 def affordable(source: ort.InferenceSession, feeds: Sequence[Feed]) -> int:
@@ -121,7 +144,7 @@ def _worth_it(compilation: Compilation, found: Measured) -> bool:
     """Whether the speed of the candidate makes up for what its outputs lost, where they lost much."""
     assert found.speed is not None
     floats = {t.name for t in compilation.source.outputs if t.dtype is not None and np.dtype(t.dtype).kind == "f"}
-    lost = [output.sqnr for output in found.unfaithful() if output.name in floats]
+    lost = [output.judged for output in found.unfaithful() if output.name in floats]
     return not lost or improve.worth(min(lost), 1.0) > improve.worth(improve.ENOUGH, found.speed.speedup)
 
 
@@ -147,7 +170,7 @@ def unfaithful(
     compilation: Compilation, plan: Plan | None, statistics: Statistics | None, found: Measured
 ) -> list[str]:
     """A line for each output that has little left of the source's, naming the nodes that make the noise."""
-    bad = sorted(found.unfaithful(), key=lambda output: output.sqnr)
+    bad = sorted(found.unfaithful(), key=lambda output: output.judged)
     if not bad:
         return []
     shares: list[tuple[str, float]] = []
@@ -157,4 +180,8 @@ def unfaithful(
         shares = loudest(compilation.graph, plan, statistics, feeds, max(1, runs))[:MOST_NAMED]
     why = "".join(f", {name} ({share:.0%})" for name, share in shares)
     why = f"; most noise is made by rounding at{why[1:]}: leave more in float with --keep-float" if why else ""
-    return [f"output '{output.name}' keeps {output.sqnr:.1f} dB{why}" for output in bad]
+    return [
+        f"{'what' if output.selected_from is not None else 'output'} '{output.name}' "
+        f"{'is selected from ' if output.selected_from is not None else ''}keeps {output.judged:.1f} dB{why}"
+        for output in bad
+    ]

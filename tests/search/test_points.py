@@ -1,0 +1,78 @@
+"""Where outputs are judged: among what a selection is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pass_helpers import program
+from planned import weights
+
+import qcompiler
+from qcompiler import ir
+from qcompiler.report.text import agreement
+from qcompiler.search.points import PART, measuring_points, selections
+
+INTEGERS = {
+    "k": np.array([5]), "last": np.array([2]), "wide": np.array([1, 1, 4]), "sizes": np.array([4, 3]),
+    "first": np.array([0]), "most": np.array([10]), "one": np.array(1), "half": np.float32(0.5),
+    "table": np.ones((9, 6), np.float32),
+}  # fmt: skip
+DETECTOR = """(float[1,20,7] x) => (float[1,5,6] y) {
+    a = Tanh(x) boxes, scores = Split<axis = 2>(a, sizes) best = ReduceMax<axes = [-1], keepdims = 0>(scores)
+    v, i = TopK<axis = 1>(best, k) u = Unsqueeze(i, last) t = Tile(u, wide) b = GatherElements<axis = 1>(boxes, t)
+    s = Unsqueeze(v, last) c = Cast<to = 1>(u) y = Concat<axis = 2>(b, s, c) }"""
+
+
+def found(text: str) -> tuple[dict[str, list[str]], dict[str, float]]:
+    graph = program(text, INTEGERS)
+    ir.infer_shapes(graph)
+    return selections(graph), measuring_points(graph)
+
+
+def test_the_best_boxes_are_judged_among_all() -> None:
+    selected, points = found(DETECTOR)
+    assert selected == {"y": ["boxes", "best"]}  # classes are no quantities
+    assert points == {"boxes": PART, "best": PART}
+
+
+@pytest.mark.parametrize(
+    "body, among",
+    [
+        ("v, y = TopK<axis = 2>(a, k)", ["a"]),
+        ("v, i = TopK<axis = 2>(a, k) y = Mul(v, v)", ["a"]),
+        ("m = Greater(a, half) n = NonZero(m) t = Transpose(n) y = GatherND(a, t)", ["a"]),
+        ("b = Abs(x) y = NonMaxSuppression(a, b, most)", ["a", "b"]),
+    ],
+)
+def test_what_is_selected_by_computed_numbers(body: str, among: list[str]) -> None:
+    selected, _ = found(f"(float[1,20,7] x) => (float y) {{ a = Tanh(x) {body} }}")
+    assert selected == {"y": among}
+
+
+@pytest.mark.parametrize(
+    "inputs, body",
+    [
+        ("", "y = Gather<axis = 1>(a, first)"),
+        ("", "s = Shape(a) l = Gather(s, one) m = Sub(l, one) y = Gather<axis = 1>(a, m)"),
+        (", int64[1,20] ids", "e = ArgMax<axis = 1, keepdims = 0>(ids) y = Gather<axis = 1>(a, e)"),
+        (", int64[1,20] ids", "e = Gather(table, ids) y = Concat<axis = 2>(a, e)"),
+        ("", "v, i = TopK<axis = 2>(a, k) y = Sin(v)"),
+    ],
+)
+def test_what_is_not(inputs: str, body: str) -> None:
+    selected, points = found(f"(float[1,20,7] x{inputs}) => (float y) {{ a = Tanh(x) {body} }}")
+    assert selected == {} and points
+
+
+def test_a_detector_keeps_its_codes_though_places_are_exchanged() -> None:
+    text = """(float[1,3,8,8] x) => (float[1,40] y) {
+        c = Conv(x, w) r = Relu(c) d = Conv(r, v) f = Flatten(d) y, i = TopK<axis = 1>(f, most) }"""
+    constants = {**weights(w=(8, 3, 3, 3), v=(4, 8, 3, 3)), "most": np.array([40])}
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(6)]
+    result = qcompiler.compile(program(text, constants), feeds, options=qcompiler.Options(timing=False))
+    (output,) = result.report.outputs
+    assert output.selected_from is not None and output.selected_from > 20.0
+    assert output.judged == output.selected_from == result.report.sqnr
+    assert [column.header for column in agreement(result.report.outputs).columns][-1] == "selected from"
+    assert not result.report.warnings
