@@ -36,6 +36,11 @@ class Replaced:
     def output(self, index: int) -> ir.Variable | None:
         return self.outputs[index] if index < len(self.outputs) and self.outputs[index].name else None
 
+    def needs(self, *indices: int) -> None:
+        """Raises Refusal where one of these inputs is left out, which no runtime would take."""
+        if any(self.input(index) is None for index in indices):
+            raise Refusal("an input that it needs is left out")
+
     def write(
         self, op: str, *inputs: ir.Tensor | np.ndarray | None, result: ir.Variable | None = None, **attrs: Any
     ) -> ir.Variable:

@@ -42,12 +42,15 @@ class DecomposeAttention(Pass):
 
 
 def _attention(old: Replaced) -> None:
+    old.needs(0, 1)
     x, heads, mask = old.inputs[0], int(old.attrs.get("num_heads", 0)), old.input(3)
     weight = constant(old.inputs[1])
     bias = old.input(2)
     shift = None if bias is None else constant(bias)
     if weight is None or (bias is not None and shift is None):
         raise Refusal("its weights are computed")
+    if weight.ndim != 2 or (shift is not None and shift.shape != weight.shape[1:]):
+        raise Refusal(f"its weights of shape {list(weight.shape)} are no matrix with a bias for each column")
     if old.attrs.get("do_rotary", 0):
         raise Refusal("it rotates queries and keys")
     present = old.output(1)

@@ -57,6 +57,7 @@ class DecomposeFused(Pass):
 
 def _conv(old: Replaced) -> None:
     parameters = [float(one) for one in old.attrs.pop("activation_params", ())]
+    old.needs(0, 1)
     activation = _text(old.attrs.pop("activation", ""))
     second, result = old.input(3), old.output(0)
     _check(activation, parameters)
@@ -69,6 +70,7 @@ def _conv(old: Replaced) -> None:
 
 
 def _gemm(old: Replaced) -> None:
+    old.needs(0, 1)
     activation = _text(old.attrs.pop("activation", ""))
     given = {name: old.attrs.pop(f"activation_{name}", None) for name in ("alpha", "beta", "gamma")}
     parameters = [float(given[name]) for name in _ACTIVATIONS.get(activation, ()) if given[name] is not None]
@@ -96,6 +98,7 @@ def _activate(old: Replaced, activation: str, parameters: Sequence[float], x: ir
 
 
 def _matmul(old: Replaced) -> None:
+    old.needs(0, 1)
     if old.attrs.get("transBatchA", 0) or old.attrs.get("transBatchB", 0):
         raise Refusal("it reads batches transposed")
     factor, kind = float(old.attrs.get("alpha", 1.0)), float_type(*old.inputs, old.output(0))
@@ -121,6 +124,7 @@ def _order(old: Replaced, index: int, attribute: str) -> list[int] | None:
 
 
 def _gelu(old: Replaced) -> None:
+    old.needs(0)
     kind = float_type(*old.inputs, old.output(0))
     x = _with_bias(old)
     if old.opset >= _GELU_OPSET:
@@ -132,6 +136,7 @@ def _gelu(old: Replaced) -> None:
 
 
 def _fast_gelu(old: Replaced) -> None:
+    old.needs(0)
     kind = float_type(*old.inputs, old.output(0))
     x = _with_bias(old)
     if old.opset >= _GELU_OPSET:
@@ -150,7 +155,8 @@ def _with_bias(old: Replaced) -> ir.Tensor:
 
 
 def _quick_gelu(old: Replaced) -> None:
-    (x,), kind = old.inputs, float_type(*old.inputs, old.output(0))
+    old.needs(0)
+    x, kind = old.inputs[0], float_type(*old.inputs, old.output(0))
     factor = float(old.attrs.get("alpha", 1.702))
     scaled = x if factor == 1.0 else old.write("Mul", x, np.array(factor, kind))
     old.write("Mul", x, old.write("Sigmoid", scaled), result=old.output(0))

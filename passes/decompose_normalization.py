@@ -44,14 +44,14 @@ class DecomposeNormalization(Pass):
 
 
 def _skip(old: Replaced) -> None:
-    _check(old)
+    _check(old, 0, 1, 2)
     x, skip, scale = old.inputs[:3]
     total = _sum(old, [x, skip, old.input(4)], old.output(3))
     _normalize(old, total, scale, old.input(3))
 
 
 def _skip_simplified(old: Replaced) -> None:
-    _check(old)
+    _check(old, 0, 1, 2)
     kind = float_type(*old.inputs, old.output(0))
     x, skip, scale = old.inputs[:3]
     total = _sum(old, [x, skip, old.input(3)], old.output(3))
@@ -59,7 +59,7 @@ def _skip_simplified(old: Replaced) -> None:
 
 
 def _simplified(old: Replaced) -> None:
-    _check(old)
+    _check(old, 0, 1)
     count, axis = rank(old.inputs[0]), int(old.attrs.get("axis", -1))
     if axis != -1 and axis + 1 != count:
         raise Refusal("it normalizes more than the last axis")
@@ -68,7 +68,7 @@ def _simplified(old: Replaced) -> None:
 
 
 def _embed(old: Replaced) -> None:
-    _check(old)
+    _check(old, 0, 2, 3, 5, 6)
     ids, segments, words, positions, kinds, scale, shift = old.inputs[:7]
     counted, mask, places = old.output(1), old.input(7), old.input(8)
     if counted is not None and mask is None and is_read(counted, old):
@@ -87,7 +87,8 @@ def _embed(old: Replaced) -> None:
         old.write("ReduceSum", ones, _whole([1]), result=counted, keepdims=0)
 
 
-def _check(old: Replaced) -> None:
+def _check(old: Replaced, *needed: int) -> None:
+    old.needs(*needed)
     if old.opset < _OPSET:
         raise Refusal(f"LayerNormalization needs opset {_OPSET}, the model has {old.opset}")
     embeds = old.node.op == "EmbedLayerNormalization"

@@ -77,7 +77,7 @@ def spread(codes: np.ndarray, groups: int, together: int) -> np.ndarray:
 
 def _coded_weight(node: ir.Node) -> tuple[ir.Node | None, np.ndarray | None]:
     """The DQ of the weight of a Conv between codes, and the codes; None where it is none, or zero is not code 0."""
-    if node.op != "Conv" or node.domain or node.attrs.get("group", 1) == 1:
+    if node.op != "Conv" or node.domain or node.attrs.get("group", 1) < 2:
         return None, None
     source, dequantize = (ir.producer(tensor) for tensor in node.inputs[:2])
     if source is None or source.op != "DequantizeLinear" or dequantize is None or dequantize.op != "DequantizeLinear":

@@ -52,7 +52,7 @@ def _weighs_alike(node: ir.Node) -> bool:
         return False
     if source.dtype is None or np.dtype(source.dtype) != np.float32:
         return False
-    kernel = attributes["kernel_shape"]
+    kernel = attributes.get("kernel_shape", ())
     if len(kernel) != len(source.shape) - 2 or math.prod(kernel) > _MOST_TAPS:
         return False
     if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -69,4 +69,4 @@ def _fits(node: ir.Node) -> bool:
     if not all(isinstance(size, int) for size in sizes):
         return False
     spans = (size + sum(pads[axis :: len(kernel)]) - kernel[axis] for axis, size in enumerate(sizes))
-    return all(span % stride == 0 for span, stride in zip(spans, strides))
+    return all(stride > 0 and span % stride == 0 for span, stride in zip(spans, strides))

@@ -101,6 +101,8 @@ def phases(node: ir.Node) -> Phases | None:
         return None
     (stride,) = set(strides)
     pads, more = node.attrs.get("pads", [0] * 2 * count), node.attrs.get("output_padding", [0] * count)
+    if len(pads) != 2 * count or len(more) != count:
+        return None
     axes: list[Axis] = []
     for size, before, after, extra in zip(kernel, pads, pads[count:], more):
         if size + extra - before - after != stride or stride < 2:

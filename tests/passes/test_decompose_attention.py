@@ -73,6 +73,8 @@ def test_a_row_that_is_hidden_whole_sees_all_alike() -> None:
         (", int32[2,1,5,5] m", "w, b, m", "", "4 axes"),
         (", int32 m", "w, b, m", "", "axes"),
         ("", "u", "", "are not query, key and value"),
+        ("", "b", "", "are no matrix"),
+        ("", "w, lengths", "", "are no matrix"),
     ],
 )
 def test_what_it_refuses(inputs: str, given: str, attributes: str, why: str) -> None:

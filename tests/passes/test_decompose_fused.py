@@ -122,6 +122,7 @@ def test_what_follows_learns_its_shape_from_it() -> None:
             "(float[2,2,2] p, float[2,2,2] q) => (float y) { y = com.microsoft.FusedMatMul<transBatchA = 1>(p, q) }",
             "it reads batches transposed",
         ),
+        (f"{ROWS} {{ y = com.microsoft.FusedMatMul(x) }}", "an input that it needs is left out"),
     ],
 )
 def test_what_it_refuses(text: str, why: str) -> None:

@@ -85,6 +85,7 @@ def test_the_ones_of_a_mask_are_counted() -> None:
         (f"({INPUTS}) => (float y, float m) {{ y, m = {SKIP}(x, z, scale) }}", "for training", 17),
         (f"({INPUTS}) => (float y) {{ y = {SKIP}(x, z, scale) }}", "needs opset 17", 14),
         ("(float[2,5,8] x) => (float y) { y = SimplifiedLayerNormalization<axis = 1>(x, scale) }", "more than", 17),
+        (f"({INPUTS}) => (float y) {{ y = {SKIP}(x, z) }}", "is left out", 17),
     ],
 )
 def test_what_it_refuses(text: str, why: str, opset: int) -> None:
