@@ -13,6 +13,7 @@ from qcompiler import ir, microscaling, numerics
 from qcompiler.calibrate import OBSERVERS, Statistics, TensorStatistics
 from qcompiler.errors import PassError
 from qcompiler.passes._shifts import align
+from qcompiler.passes.fold_scale_into_dequantize import scaled
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 from qcompiler.plan import Site, TensorQuant
 from qcompiler.saturation import bounds
@@ -132,12 +133,23 @@ def _covering(quant: TensorQuant, low: float, high: float, origin: str, spelled:
     return quant.solved(scale, zero_point, origin)
 
 
+def _scaled_step(node: ir.Node, sites: dict[Site, TensorQuant]) -> np.ndarray:
+    """The step of what the node reads where that is codes times a factor, as ``fold-scale-into-dequantize`` has it."""
+    multiply = ir.producer(node.inputs[0])
+    found = None if multiply is None else scaled(multiply)
+    assert multiply is not None and found is not None
+    source, factor = found
+    step = next(q.scale for s, q in sites.items() if s.node == multiply.name and s.tensor == source.name)
+    assert step is not None
+    return np.asarray(step * np.float32(factor))
+
+
 def _solve_bias(site: Site, node: ir.Node, values: np.ndarray, sites: dict[Site, TensorQuant]) -> None:
     by_index = {s.index: (s, q) for s, q in sites.items() if s.node == node.name}
     weight_site, weight = next((s, q) for s, q in by_index.values() if q.origin in ("weights", "user") and s.index == 1)
-    activation = by_index[0][1]
-    assert activation.scale is not None and weight.scale is not None and weight.zero_point is not None
-    needed = np.abs(values.astype(np.float64)) / (float(activation.scale) * 2.0**30)
+    activation = by_index[0][1].scale if 0 in by_index else _scaled_step(node, sites)
+    assert activation is not None and weight.scale is not None and weight.zero_point is not None
+    needed = np.abs(values.astype(np.float64)) / (float(activation) * 2.0**30)
     scale = np.broadcast_to(weight.scale, values.shape).astype(np.float64)
     silent = _silent_channels(node.inputs[weight_site.index].values, weight.scheme, scale)
     raised = np.maximum(np.where(silent, 0.0, scale), needed)
@@ -146,7 +158,7 @@ def _solve_bias(site: Site, node: ir.Node, values: np.ndarray, sites: dict[Site,
         raised = raised.max()
     if not np.array_equal(raised, weight.scale):
         sites[weight_site] = weight = weight.solved(raised, weight.zero_point, weight.origin)
-    product = activation.scale * np.broadcast_to(raised, values.shape)
+    product = activation * np.broadcast_to(raised, values.shape)
     bias = sites[site]
     if not isinstance(weight.scheme.granularity, PerAxis):
         product = product.reshape(-1)[0]

@@ -9,12 +9,14 @@ from planned import HERE, TARGET, lowered, numbers, observed, placed, quant_of, 
 
 from qcompiler import ir, numerics, runtime
 from qcompiler.errors import PassError
+from qcompiler.passes.fold_scale_into_dequantize import FoldScaleIntoDequantize
 from qcompiler.passes.place import Place
 from qcompiler.passes.place_dynamic import PlaceDynamic
 from qcompiler.passes.solve import Solve
 from qcompiler.pipeline import PassContext, Pipeline
 from qcompiler.plan import Plan
 from qcompiler.target_files import load_target
+from qcompiler.verify import fused
 
 CONV = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), b=(4,))
 MATMUL = weights(w=(32, 8), b=(8,))
@@ -161,3 +163,18 @@ def test_a_zero_point_that_must_be_spelled_is_there_where_it_saves_a_tenth(low: 
     scale, zero_point = numbers(quant_of(found, "x"))
     assert zero_point == zero
     assert scale == np.float32((high - low) / 255 if zero else high / 127)
+
+
+def test_a_bias_behind_a_factor_has_the_factor_in_its_step() -> None:
+    constants = {**weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), u=(4, 4, 1, 1), b=(4,)), "k": np.float32(0.8)}
+    text = """(float[1,3,8,8] x) => (float[1,4,6,6] y, float[1,4,6,6] z) {
+        c = Conv(x, w) r = Relu(c) m = Mul(r, k) y = Conv(m, v, b) z = Conv(m, u) }"""
+    graph = program(text, constants)
+    ir.infer_shapes(graph)
+    plan = solved(graph)
+    steps = {site.node: quant.scale for site, quant in plan.sites.items() if site.tensor == "r"}
+    (bias,) = (quant for site, quant in plan.sites.items() if site.tensor == "b")
+    (weight,) = (quant for site, quant in plan.sites.items() if site.tensor == "v")
+    np.testing.assert_array_equal(bias.scale, np.float32(steps["Mul_2"]) * np.float32(0.8) * weight.scale)
+    runs = fused.optimize(lowered(graph, plan, FoldScaleIntoDequantize())).histogram()
+    assert runs["QLinearConv"] == 3 and "Mul" not in runs
