@@ -61,6 +61,11 @@ def rank(tensor: ir.Tensor) -> int | None:
     return None if tensor.shape is None else len(tensor.shape)
 
 
+def is_float32(tensor: ir.Tensor) -> bool:
+    """Whether the tensor is known to hold float32."""
+    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+
+
 def bypass(node: ir.Node, source: ir.Tensor, inner: ir.Graph, graph: ir.Graph, output: int = 0) -> bool:
     """Makes every reader of one output of the node read ``source``; names of outputs stay. False, nothing changed, if
     a graph would then return what it does not compute itself, or one tensor twice.

@@ -90,6 +90,8 @@ def normalization(node: ir.Node, opset: int) -> tuple[np.ndarray, np.ndarray]:
     parameters = [constant(tensor) for tensor in node.inputs[1:5]]
     if any(values is None for values in parameters):
         raise Refusal("its parameters are not constant")
+    if len(parameters) != 4 or len({values.shape for values in parameters if values is not None}) != 1:
+        raise Refusal("its parameters are not one of each kind for each channel")
     gamma, beta, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
     scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     return scale, beta - mean * scale

@@ -7,7 +7,7 @@ known by identity and not by number (two equal ``Size`` are the same number), or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,13 @@ class ShapeValues:
         if dims is None or tensor.dtype is None or len(numbers) < len(dims):
             return None
         return int(np.prod(numbers, dtype=object)) * np.dtype(tensor.dtype).itemsize
+
+
+def broadcasts_into(shape: Sequence[int | Size], known: Sequence[int | Size] | None) -> bool:
+    """Whether broadcasting a tensor of shape ``known`` against ``shape`` leaves it as it is."""
+    if known is None or len(shape) > len(known):
+        return False
+    return all(size == 1 or size == there for size, there in zip(reversed(list(shape)), reversed(list(known))))
 
 
 Rule = Callable[[ShapeValues, ir.Node], "np.ndarray | None"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._edit import constant, operand, rank
+from qcompiler.passes._edit import constant, is_float32, operand, rank
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _FEWEST_AXES = 3
@@ -53,7 +53,7 @@ _Found = tuple[ir.Tensor, np.ndarray, np.ndarray]
 
 
 def _of_convolution(node: ir.Node) -> _Found | None:
-    if node.op != "Conv" or node.domain or not _is_float32(node.inputs[0]):
+    if node.op != "Conv" or node.domain or not is_float32(node.inputs[0]):
         return None
     weight = constant(node.inputs[1])
     if weight is None or weight.ndim < _FEWEST_AXES or weight.size != weight.shape[0]:
@@ -81,7 +81,7 @@ def _by_channel(node: ir.Node, op: str) -> tuple[ir.Tensor, np.ndarray] | None:
         return None
     for tensor, other in (node.inputs, node.inputs[::-1]):
         values, count = constant(other), rank(tensor)
-        if values is None or ir.is_constant(tensor) or not _is_float32(tensor):
+        if values is None or ir.is_constant(tensor) or not is_float32(tensor):
             continue
         if count is None or count < _FEWEST_AXES or values.size < 2 or values.ndim > count:
             continue
@@ -89,7 +89,3 @@ def _by_channel(node: ir.Node, op: str) -> tuple[ir.Tensor, np.ndarray] | None:
         if shape[1] == values.size and tensor.shape[1] == values.size:
             return tensor, values.reshape(-1)
     return None
-
-
-def _is_float32(tensor: ir.Tensor) -> bool:
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32

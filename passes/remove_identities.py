@@ -11,7 +11,7 @@ from onnx import helper
 
 from qcompiler import ir
 from qcompiler.passes._edit import bypass, constant, has_operand, infers, integers, operand
-from qcompiler.passes._shape_values import ShapeValues, Size
+from qcompiler.passes._shape_values import ShapeValues, broadcasts_into
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 _RESHAPERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -163,14 +163,7 @@ def _tile(node: ir.Node, shapes: ShapeValues) -> bool:
 
 def _expand(node: ir.Node, shapes: ShapeValues) -> bool:
     shape = constant(node.inputs[1])
-    return shape is not None and _broadcasts_into(shape.tolist(), shapes.dims(node.inputs[0]))
-
-
-def _broadcasts_into(shape: Sequence[int], known: Sequence[int | Size] | None) -> bool:
-    """Whether broadcasting a tensor of shape ``known`` against ``shape`` leaves it as it is."""
-    if known is None or len(shape) > len(known):
-        return False
-    return all(size == 1 or size == there for size, there in zip(reversed(shape), reversed(list(known))))
+    return shape is not None and broadcasts_into(shape.tolist(), shapes.dims(node.inputs[0]))
 
 
 def _neutral_right(node: ir.Node, shapes: ShapeValues) -> bool:
@@ -185,7 +178,7 @@ def _neutral(node: ir.Node, shapes: ShapeValues, kept: int, index: int) -> bool:
     element = 1 if node.op in ("Mul", "Div", "Pow") else 0
     if not np.all(values == values.dtype.type(element)):
         return False
-    if not _broadcasts_into(values.shape, shapes.dims(node.inputs[kept])):
+    if not broadcasts_into(values.shape, shapes.dims(node.inputs[kept])):
         raise _Refusal(f"its constant of shape {list(values.shape)} may broadcast the other operand to a larger one")
     floating = values.dtype.kind not in "iu"
     if node.op == "Add" and floating and not np.all(np.signbit(values.astype(np.float32))):

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import constant
-from qcompiler.passes._shape_values import ShapeValues
+from qcompiler.passes._shape_values import ShapeValues, broadcasts_into
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 
@@ -38,7 +38,8 @@ class RemoveIdleMask(Pass):
             if add is None or add.op != "Add" or add.domain or len(total.outputs) != 1 or total in returned:
                 continue
             for scores, mask in (add.inputs, add.inputs[::-1]):
-                if _is_idle(mask) and _keeps_shape(scores, mask, shapes):
+                size = shapes.dims(mask)
+                if size is not None and _is_idle(mask) and broadcasts_into(size, shapes.dims(scores)):
                     node.inputs[0] = scores
                     rewrites += 1
                     break
@@ -47,23 +48,18 @@ class RemoveIdleMask(Pass):
 
 
 def _is_idle(mask: ir.Tensor) -> bool:
+    while not ir.is_constant(mask):
+        node = ir.producer(mask)
+        if node is None or node.op != "Where" or node.domain or len(node.inputs) != 3:
+            return False
+        asked = constant(node.inputs[0])
+        if asked is None or not _is_uniform(asked):
+            return False
+        mask = node.inputs[1 if asked.reshape(-1)[0] else 2]
     values = constant(mask)
-    if values is not None:
-        return values.dtype.kind == "f" and _is_uniform(values) and bool(np.isfinite(values.reshape(-1)[0]))
-    node = ir.producer(mask)
-    if node is None or node.op != "Where" or node.domain:
-        return False
-    asked = constant(node.inputs[0])
-    return asked is not None and _is_uniform(asked) and _is_idle(node.inputs[1 if asked.reshape(-1)[0] else 2])
+    assert values is not None
+    return values.dtype.kind == "f" and _is_uniform(values) and bool(np.isfinite(values.reshape(-1)[0]))
 
 
 def _is_uniform(values: np.ndarray) -> bool:
     return bool(values.size and np.all(values == values.reshape(-1)[0]))
-
-
-def _keeps_shape(scores: ir.Tensor, mask: ir.Tensor, shapes: ShapeValues) -> bool:
-    """Whether the sum has the shape of the scores."""
-    own, other = shapes.dims(scores), shapes.dims(mask)
-    if own is None or other is None or len(other) > len(own):
-        return False
-    return all(size in (1, there) for size, there in zip(reversed(other), reversed(own)))

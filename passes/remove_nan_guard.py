@@ -15,7 +15,10 @@ from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semant
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _LARGEST_PRODUCT = 2.0**64
 """What products are taken to stay below; float32 ends at 2¹²⁸."""
-_MOVED = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+_INPUTS = {"Add": 2, "Div": 2, "Mul": 2, "Sub": 2, "Where": 3}
+_MOST_LOOKED_AT = 100
+"""Tensors between a mask's parts and the Softmax, and more."""
+_MOVED = ("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 """Operators whose values are those of their first input."""
 
 
@@ -50,7 +53,7 @@ class RemoveNanGuard(Pass):
 
 def _guarded(node: ir.Node) -> ir.Node | None:
     """The Softmax whose result the node returns with other numbers in place of what is none."""
-    if node.op != "Where" or node.domain:
+    if node.op != "Where" or node.domain or len(node.inputs) != 3:
         return None
     question, instead, result = node.inputs
     asked, softmax = ir.producer(question), ir.producer(result)
@@ -68,36 +71,38 @@ def _is_finite(tensor: ir.Tensor) -> bool:
         return False
     # What exceeds the largest number by less than half a step is rounded to it.
     end = float(np.finfo(kind).max)
-    return _bound(tensor) <= end + end * float(np.finfo(kind).eps) / 4.0
+    return _bound(tensor, {}) <= end + end * float(np.finfo(kind).eps) / 4.0
 
 
-def _bound(tensor: ir.Tensor) -> float:
-    """A number that no value of the tensor exceeds in size; infinite where none is known."""
+def _bound(tensor: ir.Tensor, known: dict[ir.Tensor, float]) -> float:
+    """A number that no value of the tensor exceeds in size; infinite where none is known. ``known``: those on the way
+    to it, each of which is looked at once."""
+    if tensor not in known:
+        known[tensor] = math.inf if len(known) >= _MOST_LOOKED_AT else _computed(tensor, known)
+    return known[tensor]
+
+
+def _computed(tensor: ir.Tensor, known: dict[ir.Tensor, float]) -> float:
     values = constant(tensor)
     if values is not None:
-        known = values.dtype.kind in "biuf" and values.size
-        return float(np.max(np.abs(values.astype(np.float64)))) if known else math.inf
+        numbers = values.dtype.kind in "biuf" and values.size
+        return float(np.max(np.abs(values.astype(np.float64)))) if numbers else math.inf
     node = ir.producer(tensor)
-    if node is None or node.domain:
+    if node is None or node.domain or len(node.inputs) < _INPUTS.get(node.op, 1):
         return math.inf
     if node.op in _PRODUCTS:
         return _LARGEST_PRODUCT
-    if node.op in _MOVED:
-        return _bound(node.inputs[0])
-    if node.op == "Cast":
-        kind = node.inputs[0].dtype
-        whole = kind is not None and np.dtype(kind).kind in "iu"
-        truth = kind is not None and np.dtype(kind).kind == "b"
-        return 1.0 if truth else 2.0**64 if whole else _bound(node.inputs[0])
-    if node.op in ("Add", "Sub"):
-        return _bound(node.inputs[0]) + _bound(node.inputs[1])
-    if node.op == "Mul":
-        left, right = (_bound(side) for side in node.inputs)
-        return left * right if left and right else 0.0
+    if node.op == "Cast" and node.inputs[0].dtype is not None and np.dtype(node.inputs[0].dtype).kind in "biu":
+        return 1.0 if np.dtype(node.inputs[0].dtype).kind == "b" else 2.0**64
     if node.op == "Div":
         divisor = constant(node.inputs[1])
         least = 0.0 if divisor is None or not divisor.size else float(np.min(np.abs(divisor)))
-        return _bound(node.inputs[0]) / least if least > 0.0 else math.inf
-    if node.op == "Where":
-        return max(_bound(node.inputs[1]), _bound(node.inputs[2]))
-    return math.inf
+        return _bound(node.inputs[0], known) / least if least > 0.0 else math.inf
+    bounds = [_bound(source, known) for source in node.inputs[: 1 if node.op in _MOVED else 3]]
+    if node.op in _MOVED:
+        return bounds[0]
+    if node.op in ("Add", "Sub"):
+        return sum(bounds)
+    if node.op == "Mul":
+        return math.prod(bounds) if all(bounds) else 0.0
+    return max(bounds[1:]) if node.op == "Where" else math.inf

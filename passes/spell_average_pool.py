@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._edit import rank
+from qcompiler.passes._edit import is_float32, rank
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _RANKS = (3, 4)
@@ -50,7 +50,7 @@ def _weighs_alike(node: ir.Node) -> bool:
     source, attributes = node.inputs[0], node.attrs
     if rank(source) not in _RANKS or not isinstance(source.shape[1], int) or source.shape[1] < 1:
         return False
-    if source.dtype is None or np.dtype(source.dtype) != np.float32:
+    if not is_float32(source):
         return False
     kernel = attributes.get("kernel_shape", ())
     if len(kernel) != len(source.shape) - 2 or math.prod(kernel) > _MOST_TAPS:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._edit import rank
+from qcompiler.passes._edit import is_float32, rank
 from qcompiler.passes._linear import Refusal, normalization, rounded
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
@@ -56,7 +56,7 @@ class SpellBatchNorm(Pass):
 
 
 def _is_picture(tensor: ir.Tensor) -> bool:
-    return rank(tensor) in _RANKS and tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+    return rank(tensor) in _RANKS and is_float32(tensor)
 
 
 def _as_convolution(node: ir.Node, namer: ir.Namer, scale: np.ndarray, shift: np.ndarray) -> None:

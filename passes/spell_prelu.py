@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._edit import constant, rank
-from qcompiler.passes._shape_values import ShapeValues
+from qcompiler.passes._edit import constant, is_float32, operand, rank
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 _RANKS = (3, 4)
@@ -37,14 +36,14 @@ class SpellPRelu(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.target is not None and ctx.target.tabulates("PRelu"):
             return PassResult(0)
-        namer, shapes, rewrites = ir.Namer(graph), ShapeValues(graph), 0
+        namer, rewrites = ir.Namer(graph), 0
         refused: list[Diagnostic] = []
         for inner, node in list(ir.all_nodes(graph)):
             slopes = _slopes(node)
             if slopes is None:
                 continue
             source = node.inputs[0]
-            if np.all(slopes == slopes.reshape(-1)[0]) and _keeps_shape(slopes, source, shapes):
+            if np.all(slopes == slopes.reshape(-1)[0]):
                 alpha = float(slopes.reshape(-1)[0])
                 node.op, node.attrs, node.inputs = "LeakyRelu", {"alpha": alpha}, [source]
                 rewrites += 1
@@ -63,17 +62,9 @@ class SpellPRelu(Pass):
 def _slopes(node: ir.Node) -> np.ndarray | None:
     if node.op != "PRelu" or node.domain:
         return None
-    source, slopes = node.inputs[0], constant(node.inputs[1])
-    if source.dtype is None or np.dtype(source.dtype) != np.float32 or slopes is None or not slopes.size:
-        return None
-    return slopes
-
-
-def _keeps_shape(slopes: np.ndarray, source: ir.Tensor, shapes: ShapeValues) -> bool:
-    dims = shapes.dims(source)
-    if slopes.size == 1 and slopes.ndim <= 1:
-        return True
-    return dims is not None and slopes.ndim <= len(dims)
+    slope = operand(node, 1)
+    source, slopes = node.inputs[0], None if slope is None else constant(slope)
+    return slopes if is_float32(source) and slopes is not None and slopes.size else None
 
 
 def _why_not(slopes: np.ndarray, source: ir.Tensor) -> str:

@@ -45,7 +45,8 @@ def selections(graph: ir.Graph) -> dict[str, list[str]]:
     and scores before the best of them are taken. Rounding may turn two that score alike, or bring one more over a
     threshold; compared place by place, all behind them is then another's."""
     nodes = set(graph.nodes)
-    found = {tensor.name: _selected_from(tensor, nodes, 0) for tensor in graph.outputs}
+    known: dict[ir.Tensor, list[ir.Tensor]] = {}
+    found = {tensor.name: _selected_from(tensor, nodes, known, 0) for tensor in graph.outputs}
     points = {
         name: list(dict.fromkeys(one.name for one in tensors if _float(one) and _computes(ir.producer(one), nodes)))
         for name, tensors in found.items()
@@ -62,23 +63,29 @@ def _computes(node: ir.Node | None, nodes: set[ir.Node]) -> bool:
     return kind is None or np.dtype(kind).kind == "f"
 
 
-def _selected_from(tensor: ir.Tensor, nodes: set[ir.Node], depth: int) -> list[ir.Tensor]:
-    """What a tensor was selected from, and what it was joined with; nothing where there is no selection behind it."""
-    node = ir.producer(tensor)
-    if node is None or node not in nodes or node.domain or depth > _DEEPEST:
-        return []
-    if node.op in SELECTING:
-        sources = [source for source in node.inputs[: SELECTING[node.op]] if not ir.is_constant(source)]
-        if not sources or (node.op in BY_INDEX and not _by_values(node.inputs[1])):
-            return []
-        return [one for source in sources for one in _selected_from(source, nodes, depth + 1) or [source]]
-    if node.op not in CARRYING:
-        return []
-    sources = [source for source in node.inputs if not ir.is_constant(source) and source.name]
-    found = [(source, _selected_from(source, nodes, depth + 1)) for source in sources]
-    if not any(behind for _, behind in found):
-        return []
-    return [one for source, behind in found for one in behind or [source]]
+def _selected_from(
+    tensor: ir.Tensor, nodes: set[ir.Node], known: dict[ir.Tensor, list[ir.Tensor]], depth: int
+) -> list[ir.Tensor]:
+    """What a tensor was selected from, and what it was joined with; nothing where there is no selection behind it.
+    ``known``: those on the way to it, each of which is looked at once."""
+    if tensor in known:
+        return known[tensor]
+    node, found = ir.producer(tensor), list[ir.Tensor]()
+    if node is not None and node in nodes and not node.domain and depth <= _DEEPEST:
+        selects = _selects(node)
+        if selects or node.op in CARRYING:
+            read = node.inputs[: SELECTING[node.op]] if selects else node.inputs
+            sources = [source for source in read if not ir.is_constant(source) and source.name]
+            behind = [_selected_from(source, nodes, known, depth + 1) for source in sources]
+            if selects or any(behind):
+                found = list(dict.fromkeys(one for source, far in zip(sources, behind) for one in far or [source]))
+    known[tensor] = found
+    return found
+
+
+def _selects(node: ir.Node) -> bool:
+    """Whether the node selects by computed numbers."""
+    return node.op in SELECTING and (node.op not in BY_INDEX or (len(node.inputs) > 1 and _by_values(node.inputs[1])))
 
 
 def _by_values(index: ir.Tensor) -> bool:

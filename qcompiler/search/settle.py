@@ -180,8 +180,8 @@ def unfaithful(
         shares = loudest(compilation.graph, plan, statistics, feeds, max(1, runs))[:MOST_NAMED]
     why = "".join(f", {name} ({share:.0%})" for name, share in shares)
     why = f"; most noise is made by rounding at{why[1:]}: leave more in float with --keep-float" if why else ""
-    return [
-        f"{'what' if output.selected_from is not None else 'output'} '{output.name}' "
-        f"{'is selected from ' if output.selected_from is not None else ''}keeps {output.judged:.1f} dB{why}"
+    names = [
+        f"output '{output.name}'" if output.selected_from is None else f"what output '{output.name}' is selected from"
         for output in bad
     ]
+    return [f"{name} keeps {output.judged:.1f} dB{why}" for name, output in zip(names, bad)]

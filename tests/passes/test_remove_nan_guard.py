@@ -70,3 +70,9 @@ def test_what_may_occur_is(inputs: str, masked: str) -> None:
 def test_another_question_stays(guard: str) -> None:
     before, after, refused = unguarded(f"({QUERIES}) => (float[2,5,5] y) {{ m = MatMul(q, k) {guard} }}")
     assert ops(after) == ops(before) and not refused
+
+
+def test_sums_that_branch_are_looked_at_once() -> None:
+    masks = ["m0 = MatMul(q, k)", *(f"m{i + 1} = Add(m{i}, m{i})" for i in range(60)), "m = Sub(m60, m60)"]
+    _, after, refused = unguarded(f"({QUERIES}) => (float[2,5,5] y) {{ {' '.join(masks)} {GUARD} }}")
+    assert "IsNaN" not in ops(after) and not refused  # 2 to the 64th times 2 to the 61st, short of 2 to the 128th

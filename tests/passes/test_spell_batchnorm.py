@@ -71,6 +71,14 @@ def test_parameters_that_are_computed_are_refused() -> None:
     assert rewrites == 0 and "its parameters are not constant" in refusals(diagnostics)[0]
 
 
+def test_parameters_of_different_lengths_are_refused() -> None:
+    graph = program(f"{PICTURES} {{ y = BatchNormalization(x, s, t, m, v) }}", {**PARAMETERS, "t": PARAMETERS["t"][:5]})
+    for tensor in graph.inputs:
+        tensor.shape = [2, 6, 5, 7]
+    _, rewrites, diagnostics = run_pass(SpellBatchNorm(), graph)
+    assert rewrites == 0 and "not one of each kind" in refusals(diagnostics)[0]
+
+
 def test_a_scale_that_fits_no_float_is_refused() -> None:
     constants = {**PARAMETERS, "s": np.full(6, 1e38, np.float32), "v": np.full(6, 1e-12, np.float32)}
     graph = inferred(f"{PICTURES} {{ y = BatchNormalization<epsilon = 0.0>(x, s, t, m, v) }}", constants)

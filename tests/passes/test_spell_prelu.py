@@ -57,6 +57,7 @@ def test_what_it_refuses(slope: str, why: str) -> None:
     "text",
     [
         "(float[2,6,5,7] x, float[6,1,1] s) => (float[2,6,5,7] y) { y = PRelu(x, s) }",
+        f"{PICTURES} {{ y = PRelu(x) }}",
         "(float[2,6] x) => (float[2,6] y) { s = Constant<value = float[6] {1,0,0,0,0,1}>() y = PRelu(x, s) }",
     ],
 )

@@ -76,3 +76,10 @@ def test_a_detector_keeps_its_codes_though_places_are_exchanged() -> None:
     assert output.judged == output.selected_from == result.report.sqnr
     assert [column.header for column in agreement(result.report.outputs).columns][-1] == "selected from"
     assert not result.report.warnings
+
+
+def test_sums_that_branch_are_looked_at_once() -> None:
+    sums = ["v0, i = TopK<axis = 2>(a, k)", *(f"v{n + 1} = Add(v{n}, v{n})" for n in range(20))]
+    body = " ".join(sums) + " y = Mul(v20, v20)"
+    selected, _ = found(f"(float[1,20,7] x) => (float y) {{ a = Tanh(x) {body} }}")
+    assert selected == {"y": ["a"]}
