@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler import ir, tables
+from qcompiler.passes._channels_last import LAST, turn
 from qcompiler.passes._edit import rank
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
-LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-"""Of four axes: how the channels come last, and how they come back."""
 TURNED = {tables.OPERATOR: 1, tables.PRODUCT: 2}
 """Operators of ours, and how many of their inputs have the axes of what they return."""
 CONVOLVING = frozenset({"Conv", "MaxPool"})
@@ -51,7 +50,9 @@ class TablesChannelsLast(Pass):
                 if node.op not in TURNED or node.domain != tables.DOMAIN or rank(node.outputs[0]) != 4:
                     continue
                 if near or _convolved(node.outputs[0]):
-                    _turn(inner, node, namer)
+                    turn(inner, node, TURNED[node.op], namer)
+                    if "axis" in node.attrs:
+                        node.attrs["axis"] = LAST.index(node.attrs["axis"] % 4)
                     rewrites += 1
         return PassResult(rewrites)
 
@@ -59,18 +60,3 @@ class TablesChannelsLast(Pass):
 def _convolved(codes: ir.Tensor) -> bool:
     """Whether a convolution reads the codes."""
     return any(reader.op == "Conv" for node in codes.outputs for tensor in node.outputs for reader in tensor.outputs)
-
-
-def _turn(graph: ir.Graph, lookup: ir.Node, namer: ir.Namer) -> None:
-    result = lookup.outputs[0]
-    moves = []
-    for index, source in enumerate(lookup.inputs[: TURNED[lookup.op]]):
-        lookup.inputs[index] = ir.Variable(namer(f"{lookup.name}_channels_last"), source.dtype)
-        moves.append((LAST, source, lookup.inputs[index]))
-    written = lookup.outputs[0] = ir.Variable(namer(f"{result.name}_channels_last"), result.dtype, [None] * 4)
-    moves.append((FIRST, written, result))
-    if "axis" in lookup.attrs:
-        lookup.attrs["axis"] = LAST.index(lookup.attrs["axis"] % 4)
-    for permutation, before, after in moves:
-        name = namer(f"{after.name}_Transpose")
-        graph.nodes.append(ir.Node("Transpose", name, {"perm": list(permutation)}, inputs=[before], outputs=[after]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def _folder() -> Any:
 
 _KEYS = {"name", "summary", "opset", "activation", "weight", "bias", "operator", "absorbed", "excluded"}
 _KEYS |= {"cpu", "pipeline", "precision", "verifier", "gpu", "observer", "refused", "domains", "elementwise"}
+_CPU_KEYS = {"why", "activation", "weight", "bias", "without"}
 _OPERATOR_KEYS = set(Operator.__dataclass_fields__)
 
 
@@ -105,7 +106,13 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
     elif cpu not in kinds:
         raise TargetError(f"knows no CPU kind '{cpu}'", where=where, fix=f"use one of auto, {', '.join(kinds)}")
     chosen = kinds.get(cpu, {})
+    for name, kind in kinds.items():
+        wrong = sorted(set(kind) - _CPU_KEYS)
+        if wrong:
+            fix = f"use {', '.join(sorted(_CPU_KEYS))}"
+            raise TargetError(f"cpu {name}: unknown field '{wrong[0]}'", where=where, fix=fix)
     schemes = {key: {**data[key], **chosen.get(key, {})} for key in ("activation", "weight", "bias") if key in data}
+    pipeline = _pipeline(data.get("pipeline", {}), chosen.get("without", ()), where)
     precisions = {key: _precision(key, given, where) for key, given in data.get("precision", {}).items()}
     operators = []
     for entry in data.get("operator", []):
@@ -140,7 +147,7 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
             operators=tuple(operators),
             absorbed=data.get("absorbed", {}),
             excluded=data.get("excluded", {}),
-            pipeline={stage: tuple(names) for stage, names in data.get("pipeline", {}).items()},
+            pipeline=pipeline,
             cpu=cpu,
             cpus={name: kind.get("why", "") for name, kind in kinds.items()},
             foreign=detect_cpu() in kinds and cpu != detect_cpu(),
@@ -154,6 +161,14 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
         )
     except KeyError as error:
         raise TargetError(f"the field {error} is missing", where=where) from None
+
+
+def _pipeline(stages: dict[str, Any], without: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+    """The passes of each stage but those that the kind of CPU is better off without."""
+    for name in without:
+        if not any(name in names for names in stages.values()):
+            raise TargetError(f"no stage has the pass '{name}' that a cpu is to be without", where=where)
+    return {stage: tuple(name for name in names if name not in without) for stage, names in stages.items()}
 
 
 def _precision(name: str, given: dict[str, Any], where: str) -> Precision:

@@ -204,3 +204,69 @@ def matmul_int8_model(codes: np.ndarray, scales: np.ndarray, bias: np.ndarray | 
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+@dataclass(frozen=True)
+class DepthwiseConvolution:
+    """A convolution in 8 bits with one filter a channel, as DepthwiseConvInt8 or as ONNX Runtime's QLinearConv."""
+
+    weights: np.ndarray  # int8 [C, 1, kH, kW]
+    w_scale: np.ndarray  # float32 [C]
+    bias: np.ndarray | None = None  # int32 [C]
+    x: tuple[float, int] = (0.02, 100)  # scale, zero point
+    y: tuple[float, int] = (0.2, 90)
+    codes: type = np.uint8
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    def model(self, operator: str = "DepthwiseConvInt8", constants: bool = True, **replaced: object) -> bytes:
+        """X [N, C, H, W] in, Y out; the operator of ours, named "filter", stands between Transposes. ``replaced`` are
+        other parameters or attributes."""
+        parameters = {
+            "x_scale": np.array(self.x[0], np.float32), "x_zero_point": np.array(self.x[1], self.codes),
+            "W": self.weights, "w_scale": self.w_scale,
+            "y_scale": np.array(self.y[0], np.float32), "y_zero_point": np.array(self.y[1], self.codes),
+            **({} if self.bias is None else {"B": self.bias}),
+        }  # fmt: skip
+        attributes = {"strides": self.strides, "pads": self.pads, "dilations": self.dilations}
+        for name, value in replaced.items():
+            (attributes if name in attributes else parameters)[name] = value  # type: ignore[index]
+        names = list(parameters)
+        if operator == "QLinearConv":
+            parameters["w_zero_point"] = np.zeros((), np.int8)
+            inputs = ["X", *names[:4], "w_zero_point", *names[4:]]
+            nodes = [helper.make_node(operator, inputs, ["Y"], "filter", group=len(self.weights), **attributes)]
+        else:
+            nodes = [
+                helper.make_node("Transpose", ["X"], ["x"], perm=[0, 2, 3, 1]),
+                helper.make_node(operator, ["x", *names], ["y"], "filter", domain=native.DOMAIN, **attributes),
+                helper.make_node("Transpose", ["y"], ["Y"], perm=[0, 3, 1, 2]),
+            ]
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(self.codes))
+        computed = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in parameters.items()
+            if not constants
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "filter",
+            [helper.make_tensor_value_info("X", element, [None] * 4), *computed],
+            [helper.make_tensor_value_info("Y", element, None)],
+            [numpy_helper.from_array(value, name) for name, value in parameters.items()] if constants else [],
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def random_depthwise(channels: int, taps: tuple[int, int], seed: int = 0, **options: object) -> DepthwiseConvolution:
+    """Weights and biases of all sizes, and a step of Y that the sums about fill."""
+    rng = np.random.default_rng(seed)
+    return DepthwiseConvolution(
+        rng.integers(-128, 128, (channels, 1, *taps)).astype(np.int8),
+        rng.uniform(0.005, 0.02, channels).astype(np.float32),
+        rng.integers(-3000, 3000, channels).astype(np.int32),
+        y=(0.02 * 0.01 * 80 * float(np.sqrt(np.prod(taps))), int(rng.integers(0, 100))),
+        **options,  # type: ignore[arg-type]
+    )

@@ -37,6 +37,12 @@ def test_targets_of_the_package_are_sound(name: str) -> None:
         assert len(list(describe(one))) == rows
 
 
+def test_cpu_kinds_leave_passes_out() -> None:
+    native = {kind: load_target("ort-cpu", kind).pipeline["native"] for kind in ("vnni", "avx2", "arm")}
+    assert "fuse-depthwise" in native["vnni"]
+    assert native["avx2"] == native["arm"] == tuple(name for name in native["vnni"] if name != "fuse-depthwise")
+
+
 def test_cpu_kinds_change_schemes() -> None:
     schemes = {kind: load_target("ort-cpu", kind) for kind in ("vnni", "avx2", "arm")}
     assert schemes["vnni"].weight.bits is None and schemes["avx2"].weight.paired
@@ -79,6 +85,8 @@ def test_operators_fit_by_attributes_and_constants() -> None:
         (TEXT.replace("opset = 17", ""), ("'opset' is missing",)),
         (TEXT + "colour = 1", ("unknown field 'colour'",)),
         (TEXT + '[[operator]]\nop = "LSTM"\nquantize = "wights"', ("operator LSTM", "quantize is 'wights'", "weights")),
+        (TEXT + '[cpu.vnni]\nwithouth = []', ("cpu vnni", "unknown field 'withouth'")),
+        (TEXT + '[cpu.vnni]\nwithout = ["hope"]', ("no stage has the pass 'hope' that a cpu is to be without",)),
         (TEXT + '[[operator]]\nop = "Conv"\nweigth = 1', ("operator Conv", "unknown field 'weigth'")),
         ("name = ", ("is not TOML",)),
     ],

@@ -80,7 +80,10 @@ struct Api {
   void(QCOMPILER_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(TensorTypeAndShapeInfo* info) noexcept;  // slot 99
   Unused slot_100[1];
   void(QCOMPILER_ORT_CALL* ReleaseCustomOpDomain)(CustomOpDomain* domain) noexcept;  // slot 101
-  Unused slots_102_to_230[128];
+  Unused slots_102_to_163[61];
+  Status*(QCOMPILER_ORT_CALL* KernelInfoGetAttributeArray_int64)(const KernelInfo* info, const char* name, std::int64_t* out,
+                                                                 std::size_t* size) noexcept;  // slot 163
+  Unused slots_164_to_230[66];
   Status*(QCOMPILER_ORT_CALL* KernelInfo_GetInputCount)(const KernelInfo* info, std::size_t* out) noexcept;  // slot 230
   Unused slot_231[1];
   Status*(QCOMPILER_ORT_CALL* KernelInfo_GetInputName)(const KernelInfo* info, std::size_t index, char* out,

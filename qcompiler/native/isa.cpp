@@ -78,16 +78,16 @@ const LookupKernels& use() {
 
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"amx", has_amx, observe_avx512vnni, &int4_avx512vnni, &int4_amx, &int8_amx, &int8_amx, lookup_avx512},
-    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, nullptr, &int8_avx512vnni, &int8_avx512vnni, lookup_avx512},
-    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, nullptr, &int8_avxvnni, &int8_avxvnni, use<lookup_avx2>},
-    {"avx2", has_avx2, observe_avx2, &int4_avx2, nullptr, &int8_avx2, &int8_avx2paired, use<lookup_avx2>},
+    {"amx", has_amx, observe_avx512vnni, &int4_avx512vnni, &int4_amx, &int8_amx, &int8_amx, &depthwise_avx512vnni, lookup_avx512},
+    {"avx512vnni", has_avx512vnni, observe_avx512vnni, &int4_avx512vnni, nullptr, &int8_avx512vnni, &int8_avx512vnni, &depthwise_avx512vnni, lookup_avx512},
+    {"avxvnni", has_avxvnni, observe_avx2, &int4_avxvnni, nullptr, &int8_avxvnni, &int8_avxvnni, &depthwise_avxvnni, use<lookup_avx2>},
+    {"avx2", has_avx2, observe_avx2, &int4_avx2, nullptr, &int8_avx2, &int8_avx2paired, &depthwise_avx2, use<lookup_avx2>},
 #elif defined(__aarch64__)
-    {"neoni8mm", has_neoni8mm, observe_neon, &int4_neoni8mm, nullptr, &int8_neondot, &int8_neondot, use<lookup_neon>},
-    {"neondot", has_neondot, observe_neon, &int4_neondot, nullptr, &int8_neondot, &int8_neondot, use<lookup_neon>},
-    {"neon", always, observe_neon, &int4_neon, nullptr, &int8_neon, &int8_neon, use<lookup_neon>},
+    {"neoni8mm", has_neoni8mm, observe_neon, &int4_neoni8mm, nullptr, &int8_neondot, &int8_neondot, &depthwise_neondot, use<lookup_neon>},
+    {"neondot", has_neondot, observe_neon, &int4_neondot, nullptr, &int8_neondot, &int8_neondot, &depthwise_neondot, use<lookup_neon>},
+    {"neon", always, observe_neon, &int4_neon, nullptr, &int8_neon, &int8_neon, &depthwise_neon, use<lookup_neon>},
 #endif
-    {"scalar", always, observe_scalar, &int4_scalar, nullptr, &int8_scalar, &int8_scalar, use<lookup_scalar>},
+    {"scalar", always, observe_scalar, &int4_scalar, nullptr, &int8_scalar, &int8_scalar, &depthwise_scalar, use<lookup_scalar>},
 };
 
 constexpr const char* kKnown[] = {"amx", "avx512vnni", "avxvnni", "avx2", "neoni8mm", "neondot", "neon", "scalar"};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "depthwise.h"
 #include "int4.h"
 #include "int8.h"
 #include "lookup.h"
@@ -20,6 +21,7 @@ struct Isa {
   const Int4ManyRows* int4_many;  // or null
   const Int8Kernels* int8;
   const Int8Kernels* int8_paired;  // for paired matrices, often the same
+  const DepthwiseKernels* depthwise;
   const LookupKernels& (*lookup)();
 };
 

@@ -64,6 +64,18 @@ std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, con
   return value;
 }
 
+std::vector<std::int64_t> ints_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name,
+                                         std::vector<std::int64_t> otherwise) {
+  std::size_t size = 0;
+  if (ort::Status* absent = api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) {
+    api.ReleaseStatus(absent);
+    return otherwise;
+  }
+  std::vector<std::int64_t> values(size);
+  if (size > 0) check(api.KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
+  return values;
+}
+
 std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise) {
   std::string text;
   const auto read = [&](char* out, std::size_t* size) { return api.KernelInfoGetAttribute_string(info, name, out, size); };

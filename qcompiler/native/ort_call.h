@@ -60,6 +60,8 @@ struct Tensor {
 Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, bool& found);
 
 std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise);
+std::vector<std::int64_t> ints_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name,
+                                         std::vector<std::int64_t> otherwise);
 std::string string_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, const char* otherwise);
 
 // For callbacks that are given no API: that of the runtime which registered the library last.

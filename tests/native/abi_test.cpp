@@ -71,6 +71,7 @@ SLOT(91, KernelContext_GetOutput);
 SLOT(93, ReleaseStatus);
 SLOT(99, ReleaseTensorTypeAndShapeInfo);
 SLOT(101, ReleaseCustomOpDomain);
+SLOT(163, KernelInfoGetAttributeArray_int64);
 SLOT(230, KernelInfo_GetInputCount);
 SLOT(232, KernelInfo_GetInputName);
 SLOT(233, KernelInfo_GetOutputName);

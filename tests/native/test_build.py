@@ -35,8 +35,8 @@ def test_unit_tests_hold_under_sanitizers() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 4
-    assert printed.count("instruction set scalar") == 4
+    assert printed.count("all hold") == 5
+    assert printed.count("instruction set scalar") == 5
 
 
 @needs_cmake
@@ -53,7 +53,7 @@ def test_unit_tests_hold_on_arm() -> None:
     )
     run("cmake", "--build", build)
     printed = run("ctest", "--test-dir", build, "--verbose")
-    assert printed.count("all hold") == 4
+    assert printed.count("all hold") == 5
     assert "instruction set neoni8mm" in printed and "instruction set neondot" in printed
 
 
@@ -104,6 +104,10 @@ def names_defined_by(compiler: str, source: Path, flags: list[str], folder: Path
             for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni", "amx")))
         ],
         *([("int4", "neoni8mm")] if ON_ARM else []),
+        *[
+            ("depthwise", isa)
+            for isa in ("scalar", *(("neon", "neondot") if ON_ARM else ("avx2", "avxvnni", "avx512vnni")))
+        ],
         *[("lookup", isa) for isa in ("scalar", *(("neon",) if ON_ARM else ("avx2", "avx512vbmi")))],
     ],
 )
