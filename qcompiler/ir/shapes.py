@@ -23,7 +23,8 @@ def infer_shapes(graph: Graph, *, strict: bool = False) -> None:
     """
     try:
         inferred = shape_inference.infer_shapes(to_proto(skeleton(graph)), strict_mode=strict, data_prop=True)
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+    # A Loop with fewer inputs than it must have ends in a ValueError.
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         if strict:
             raise ModelError("shapes contradict each other", where=graph.name, why=str(error)) from None
         return

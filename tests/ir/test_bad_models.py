@@ -269,3 +269,14 @@ def test_an_old_model_that_states_no_version_of_a_domain_says_why() -> None:
 def test_the_sample_itself_loads() -> None:
     graph = ir.load(SAMPLE)
     assert [node.op for _, node in ir.all_nodes(graph)] == ["Add", "F", "If", "Mul", "Identity"]
+
+
+@pytest.mark.parametrize("inputs", [[], ["x"]])
+def test_a_loop_with_fewer_inputs_than_it_must_have(inputs: list[str]) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    proto = helper.make_graph([helper.make_node("Loop", inputs, ["y"], "loop")], "agraph", [value], [result])
+    graph = ir.load(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    ir.infer_shapes(graph)  # nothing is learned
+    with pytest.raises(ModelError, match="agraph: shapes contradict each other"):
+        ir.infer_shapes(graph, strict=True)
