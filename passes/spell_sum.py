@@ -18,8 +18,8 @@ class SpellSum(Pass):
 
     1. Add of two computed tensors whose result nothing but LayerNormalization reads.
 
-    Left alone: a constant that is added, a bias say, which the product before it takes in; sums that something else reads
-    too, which ONNX Runtime leaves alone itself.
+    Left alone: a constant that is added, a bias say, which the product before it takes in; sums that something else
+    reads too, which ONNX Runtime leaves alone itself.
     """
 
     name: ClassVar[str] = "spell-sum"

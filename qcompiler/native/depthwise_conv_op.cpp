@@ -76,7 +76,9 @@ class DepthwiseConvKernel {
                " times x_scale * w_scale / y_scale do not fit 32 bits; y_scale is too small for them");
       }
     }
-    weights_.emplace(node, kernels_, weights, multipliers.data(), biases);
+    channels_ = node.channels;
+    upright_.emplace(node, true, kernels_, weights, multipliers.data(), biases);
+    if (node.height.taps != node.width.taps) lying_.emplace(node, false, kernels_, weights, multipliers.data(), biases);
   }
 
   const ort::Api& api() const { return api_; }
@@ -85,7 +87,7 @@ class DepthwiseConvKernel {
     const ort::Value* value = nullptr;
     check(api_.KernelContext_GetInput(context, kX, &value));
     const Tensor x(api_, value);
-    const std::size_t channels = weights_->channels();
+    const std::size_t channels = channels_;
     if (x.shape.size() != 4 || x.shape[3] != static_cast<std::int64_t>(channels)) {
       refuse("X has the shape " + shape_text(x.shape) + "; it must be [N, H, W, " + std::to_string(channels) + "]");
     }
@@ -107,14 +109,15 @@ class DepthwiseConvKernel {
     image.y_row = widths * channels;
     image.x_column = image.y_column = channels;
     std::size_t y_rows = heights;
-    if (!weights_->upright()) {
+    const DepthwiseWeights& weights = weights_for(heights, widths);
+    if (!weights.upright()) {
       std::swap(image.rows, image.columns);
       std::swap(image.x_row, image.x_column);
       std::swap(image.y_row, image.y_column);
       image.y_columns = heights;
       y_rows = widths;
     }
-    convolve(context, image, y_rows, size(0), static_cast<const std::uint8_t*>(x.data), static_cast<std::uint8_t*>(y));
+    convolve(context, weights, image, y_rows, size(0), static_cast<const std::uint8_t*>(x.data), static_cast<std::uint8_t*>(y));
   }
 
  private:
@@ -175,15 +178,24 @@ class DepthwiseConvKernel {
     return *static_cast<const std::uint8_t*>(codes.data);
   }
 
+  // Of the two axes the one that takes fewer products is woven, unless there is too little of the other one to make several
+  // results at a time.
+  const DepthwiseWeights& weights_for(std::size_t heights, std::size_t widths) const {
+    constexpr std::size_t kSeveral = 4;
+    if (!lying_ || (heights < kSeveral && widths >= kSeveral)) return *upright_;
+    if (widths < kSeveral && heights >= kSeveral) return *lying_;
+    return lying_->filter().taps() < upright_->filter().taps() ? *lying_ : *upright_;
+  }
+
   // A unit is one block of channels of one or two rows. A small image stays in the cache while block after block is made of
   // it; of a large one, all blocks of some rows are made before the next rows.
-  void convolve(ort::KernelContext* context, const DepthwiseImage& whole, std::size_t y_rows, std::size_t images,
-                const std::uint8_t* x, std::uint8_t* y) const {
-    const DepthwiseFilter& filter = weights_->filter();
-    const std::vector<DepthwiseBlock>& blocks = weights_->blocks();
+  void convolve(ort::KernelContext* context, const DepthwiseWeights& weights, const DepthwiseImage& whole,
+                std::size_t y_rows, std::size_t images, const std::uint8_t* x, std::uint8_t* y) const {
+    const DepthwiseFilter& filter = weights.filter();
+    const std::vector<DepthwiseBlock>& blocks = weights.blocks();
     const std::size_t pairs = (y_rows + filter.together - 1) / filter.together, units = pairs * blocks.size();
-    const std::size_t x_size = whole.rows * whole.columns * weights_->channels();
-    const std::size_t y_size = y_rows * whole.y_columns * weights_->channels();
+    const std::size_t x_size = whole.rows * whole.columns * channels_;
+    const std::size_t y_size = y_rows * whole.y_columns * channels_;
     const bool by_block = x_size <= kStaysInCache;
     const std::size_t work = y_size * filter.taps() / units + 1;
     std::size_t woven_size = 0;
@@ -206,7 +218,8 @@ class DepthwiseConvKernel {
   const DepthwiseKernels& kernels_;
   std::string node_;
   ConvAxis height_{}, width_{};
-  std::optional<DepthwiseWeights> weights_;
+  std::size_t channels_ = 0;
+  std::optional<DepthwiseWeights> upright_, lying_;
 };
 
 struct DepthwiseConvOp : ort::CustomOp {

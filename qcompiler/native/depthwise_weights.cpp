@@ -39,14 +39,11 @@ std::vector<DepthwiseBlock> blocks_of(std::size_t channels, std::size_t widest) 
 
 }  // namespace
 
-DepthwiseWeights::DepthwiseWeights(const DepthwiseNode& node, const DepthwiseKernels& kernels, const std::int8_t* weights,
-                                   const float* multipliers, const std::int32_t* bias)
-    : channels_(node.channels), blocks_(blocks_of(node.channels, kernels.widest)) {
-  const DepthwiseFilter tall = filter_of(node, node.height, node.width, kernels.signed_codes);
-  const DepthwiseFilter wide = filter_of(node, node.width, node.height, kernels.signed_codes);
-  upright_ = tall.taps() <= wide.taps();
-  filter_ = upright_ ? tall : wide;
-
+DepthwiseWeights::DepthwiseWeights(const DepthwiseNode& node, bool upright, const DepthwiseKernels& kernels,
+                                   const std::int8_t* weights, const float* multipliers, const std::int32_t* bias)
+    : upright_(upright),
+      filter_(filter_of(node, upright ? node.height : node.width, upright ? node.width : node.height, kernels.signed_codes)),
+      blocks_(blocks_of(node.channels, kernels.widest)) {
   std::size_t size = 0;
   for (const DepthwiseBlock& block : blocks_) size += filter_.block_bytes(block.width);
   memory_ = packed_memory(size);

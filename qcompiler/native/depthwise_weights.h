@@ -20,20 +20,18 @@ struct DepthwiseNode {
 
 class DepthwiseWeights {
  public:
-  // `weights` [channels, height.taps, width.taps], `multipliers` [channels], `bias` [channels] or null.
-  DepthwiseWeights(const DepthwiseNode& node, const DepthwiseKernels& kernels, const std::int8_t* weights,
+  // `weights` [channels, height.taps, width.taps], `multipliers` [channels], `bias` [channels] or null. `upright`: whether
+  // the height is the axis that is woven.
+  DepthwiseWeights(const DepthwiseNode& node, bool upright, const DepthwiseKernels& kernels, const std::int8_t* weights,
                    const float* multipliers, const std::int32_t* bias);
 
   const DepthwiseFilter& filter() const { return filter_; }
   const std::vector<DepthwiseBlock>& blocks() const { return blocks_; }
-  std::size_t channels() const { return channels_; }
-  // Whether `down` is the height.
   bool upright() const { return upright_; }
 
  private:
-  std::size_t channels_;
-  DepthwiseFilter filter_{};
   bool upright_;
+  DepthwiseFilter filter_{};
   std::vector<DepthwiseBlock> blocks_;
   PackedMemory memory_;
 };

@@ -96,8 +96,8 @@ std::vector<std::uint8_t> expected(const Case& given) {
   return y;
 }
 
-std::vector<std::uint8_t> convolved(const Case& given, const DepthwiseKernels& kernels) {
-  const DepthwiseWeights weights(given.node, kernels, given.weights.get(), given.multipliers.data(), given.bias.data());
+std::vector<std::uint8_t> convolved(const Case& given, bool upright, const DepthwiseKernels& kernels) {
+  const DepthwiseWeights weights(given.node, upright, kernels, given.weights.get(), given.multipliers.data(), given.bias.data());
   const std::size_t channels = given.node.channels, size = given.y_rows() * given.y_columns() * channels;
   std::vector<std::uint8_t> y(size + 2 * kMargin, kUntouched);
   DepthwiseImage image{given.x.get(), y.data() + kMargin, given.rows, given.columns, given.y_columns(),
@@ -121,6 +121,12 @@ std::vector<std::uint8_t> convolved(const Case& given, const DepthwiseKernels& k
   return {y.begin() + kMargin, y.end() - kMargin};
 }
 
+void holds(const Case& given, const DepthwiseKernels& kernels) {
+  const std::vector<std::uint8_t> y = expected(given);
+  CHECK(convolved(given, true, kernels) == y);
+  CHECK(convolved(given, false, kernels) == y);
+}
+
 void is_the_definition(const DepthwiseKernels& kernels) {
   std::mt19937 random(1);
   const std::size_t channels[] = {1, 3, 15, 16, 17, 24, 31, 32, 40, 48, 63, 64, 72, 96, 100, 144};
@@ -130,24 +136,20 @@ void is_the_definition(const DepthwiseKernels& kernels) {
     for (const ConvAxis& height : axes) {
       const ConvAxis& width = axes[random() % (sizeof axes / sizeof axes[0])];
       const std::size_t rows = 9 + random() % 5, columns = 9 + random() % 14;
-      const Case made = random_case(count, height, width, rows, columns, random() % 2 == 0, random);
-      CHECK(convolved(made, kernels) == expected(made));
+      holds(random_case(count, height, width, rows, columns, random() % 2 == 0, random), kernels);
     }
   }
   // More columns than are woven at a time; an image that padding is larger than.
-  const Case wide = random_case(64, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 3, 211, false, random);
-  CHECK(convolved(wide, kernels) == expected(wide));
-  const Case wide_by_two = random_case(48, {5, 2, 1, 2, 2}, {5, 2, 1, 2, 2}, 7, 199, true, random);
-  CHECK(convolved(wide_by_two, kernels) == expected(wide_by_two));
-  const Case small = random_case(32, {3, 1, 1, 4, 4}, {3, 1, 1, 4, 4}, 1, 1, false, random);
-  CHECK(convolved(small, kernels) == expected(small));
+  holds(random_case(64, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 3, 211, false, random), kernels);
+  holds(random_case(48, {5, 2, 1, 2, 2}, {5, 2, 1, 2, 2}, 7, 199, true, random), kernels);
+  holds(random_case(32, {3, 1, 1, 4, 4}, {3, 1, 1, 4, 4}, 1, 1, false, random), kernels);
 }
 
 void sums_saturate(const DepthwiseKernels& kernels) {
   std::mt19937 random(2);
   Case made = random_case(16, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 6, 7, false, random);
   for (float& multiplier : made.multipliers) multiplier = 1000.0f;
-  const std::vector<std::uint8_t> y = convolved(made, kernels);
+  const std::vector<std::uint8_t> y = convolved(made, true, kernels);
   CHECK(y == expected(made));
   CHECK(std::count(y.begin(), y.end(), 0) > 0 && std::count(y.begin(), y.end(), 255) > 0);
 }
