@@ -1,6 +1,6 @@
 """Compiles a few layers, and says what 8 bits, and the pass that is made for the layer, make of their time.
 
-    python tools/bench_layers.py [--seconds S]
+    python tools/bench_layers.py [PASS ...] [--seconds S]
 
 Random weights and samples, no options but --no-timing. Float and compiled run one after the other in every round, one
 thread; speed is the median of ratios within rounds, with and without the pass.
@@ -52,6 +52,21 @@ POOLED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => 
 GROUPED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,40,40] y) {
     i = Conv(x, w) r = Relu(i) c = Conv <pads = [1,1,1,1], group = 16> (r, v) s = Relu(c) y = Conv(s, u) }"""
 
+NORMALIZED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (float[1,64,384] y) {
+    p = MatMul(x, w) a = Add(p, x) n = LayerNormalization <axis = -1> (a, scale, shift) h = MatMul(n, u) g = Gelu(h)
+    q = MatMul(g, v) c = Add(q, n) y = LayerNormalization <axis = -1> (c, scale, shift) }"""
+SEGMENTED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,32,64,64] x) => (float[1,19,128,128] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) c = Conv(r, u)
+    l = Resize <mode = "linear"> (c, none, twice) y = Softmax <axis = 1> (l) }"""
+LOCAL = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) n = LRN <size = 5> (r) y = Conv <pads = [1,1,1,1]> (n, u) }"""
+MISH = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) s = Softplus(a) t = Tanh(s) m = Mul(a, t)
+    y = Conv <pads = [1,1,1,1]> (m, u) }"""
+CONSTANTS = {
+    "axes": np.array([2, 3]), "none": np.zeros(0, np.float32), "twice": np.array([1, 1, 2, 2], np.float32)
+}
+
 
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     """(name, program, the pass that is made for it, shapes of its weights)."""
@@ -79,24 +94,35 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     shapes = {"w": square, "v": (64, 64, 4, 4), "b": (64,), "u": (16, 64, 3, 3)}
     found.append(("Conv, ConvTranspose of 16 taps, Conv, 64 x 80 x 80", GENERATOR, "subpixel-conv", shapes))
     found.append(("Conv, AveragePool, Conv, 64 x 40 x 40", POOLED, "spell-average-pool", {"w": square, "u": square}))
+    shapes = {"w": (384, 384), "u": (384, 1536), "v": (1536, 384), "scale": (384,), "shift": (384,)}
+    found.append(("half a transformer's layer, normalized behind sums, 64 x 384", NORMALIZED, "spell-sum", shapes))
+    shapes = {"w": (32, 32, 3, 3), "u": (19, 32, 1, 1)}
+    found.append(("a head of 19 classes, 128 x 128", SEGMENTED, "flatten-softmax", shapes))
+    found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
+    found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
     shapes = {"w": tap, "v": (64, 4, 3, 3), "u": tap}
     return [*found, ("Conv, Conv of 16 groups, Conv, 64 x 40 x 40", GROUPED, "merge-groups", shapes)]
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("passes", nargs="*", help="only the layers of these (default all)")
     arguments.add_argument("--seconds", type=float, default=3.0, help="for each (default 3)")
-    seconds = arguments.parse_args().seconds
+    options = arguments.parse_args()
+    seconds = options.seconds
     table = Table("layer", "speed", "SQNR dB", "without the pass")
     for name, text, one, shapes in layers():
+        if options.passes and one not in options.passes:
+            continue
         random = np.random.default_rng(0)
         model = parser.parse_model(text)
         for key, shape in shapes.items():
             values = (0.05 * random.normal(size=shape)).astype(np.float32)
             values = np.abs(values) if key.endswith("variance") else values
             model.graph.initializer.append(numpy_helper.from_array(values, key))
-        if "axes" in text:
-            model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+        for key, value in CONSTANTS.items():
+            if key in text:
+                model.graph.initializer.append(numpy_helper.from_array(value, key))
         (given,) = model.graph.input
         shape = [size.dim_value for size in given.type.tensor_type.shape.dim]
         feeds = [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(6)]
