@@ -63,6 +63,11 @@ LOCAL = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (
 MISH = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) s = Softplus(a) t = Tanh(s) m = Mul(a, t)
     y = Conv <pads = [1,1,1,1]> (m, u) }"""
+HEADS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (float[1,64,384] y) {
+    q = Einsum <equation = "abc,cde->abde"> (x, w) k = Einsum <equation = "abc,cde->abde"> (x, u)
+    v = Einsum <equation = "abc,cde->abde"> (x, z) s = Einsum <equation = "aecd,abcd->acbe"> (k, q)
+    p = Softmax <axis = -1> (s) o = Einsum <equation = "acbe,aecd->abcd"> (p, v)
+    y = Einsum <equation = "abcd,cde->abe"> (o, r) }"""
 CONSTANTS = {
     "axes": np.array([2, 3]), "none": np.zeros(0, np.float32), "twice": np.array([1, 1, 2, 2], np.float32)
 }
@@ -100,6 +105,8 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a head of 19 classes, 128 x 128", SEGMENTED, "flatten-softmax", shapes))
     found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
     found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
+    shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
+    found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
     shapes = {"w": tap, "v": (64, 4, 3, 3), "u": tap}
     return [*found, ("Conv, Conv of 16 groups, Conv, 64 x 40 x 40", GROUPED, "merge-groups", shapes)]
 
