@@ -105,7 +105,7 @@ def _read(node: ir.Node) -> _Equation:
         result = _ELLIPSIS * (_ELLIPSIS in operands) + "".join(sorted(axis for axis in named if named.count(axis) == 1))
     if _ELLIPSIS in text:
         parts, result = _spelled_out(node, parts, result)
-    found = _Equation(*parts, result)
+    found = _Equation(parts[0], parts[1], result)
     if any(len(set(axes)) != len(axes) for axes in (*parts, result)):
         raise _Refusal("an axis is named twice in one operand")
     if any(rank(tensor) != len(axes) for tensor, axes in zip(node.inputs, parts)):
