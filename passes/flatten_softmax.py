@@ -22,9 +22,9 @@ class FlattenSoftmax(Pass):
     one axis.
 
     ONNX Runtime 1.32 exchanges the axis with the last one, computes, and exchanges them again. Of neighbours it does
-    so in no time, of others element by element: over the channels of a picture of 64 × 56 × 56 values it takes 7.6 ns a
-    value, and 0.9 where height and width are one axis. Heads of segmentation end in it, and those of YOLO, where what is
-    before it is in float; behind convolutions in codes the channels are last already.
+    so in no time, of others element by element: over the channels of a picture of 64 × 56 × 56 values it takes 7.6 ns
+    a value, and 0.9 where height and width are one axis. Heads of segmentation end in it, and those of YOLO, where what
+    is before it is in float; behind convolutions in codes the channels are last already.
 
     1. Softmax and LogSoftmax over any axis but the last two.
     2. Sizes that are known make a constant shape; others are asked for when the model runs.
