@@ -59,9 +59,9 @@ class RoundWeights(MomentsPass):
         nodes = {node.name: node for node in graph.nodes}
         readers = self.wanted(graph, plan)
         quants = {site.tensor: quant for site, quant in plan.sites.items() if site.index == 1}
-        rounding, diagnostics = dict(plan.rounding), []
+        rounding, diagnostics, rewrites = dict(plan.rounding), [], 0
 
-        def rounded(name: str) -> tuple[np.ndarray, float]:
+        def rounded(name: str) -> tuple[np.ndarray, float] | None:
             node, quant = nodes[readers[name][0]], quants[name]
             weight = node.inputs[1].values
             ends = numerics.weight_range(weight, quant.scheme)
@@ -79,7 +79,11 @@ class RoundWeights(MomentsPass):
             found = np.empty_like(exact)
             for part, moment in zip(blocks_of(exact.shape[2]), moments[name].fitted):
                 low, high = (end if end.shape[2] == 1 else end[..., part] for end in ends)
-                found[..., part] = compensated(exact[..., part], factored(moment, self.damping), low, high)
+                try:
+                    factors = factored(moment, self.damping)
+                except np.linalg.LinAlgError:
+                    return None
+                found[..., part] = compensated(exact[..., part], factors, low, high)
             # What a plan holds of it is a byte a weight.
             change = np.clip(found - nearest, -127, 127).astype(np.int8)
             found = nearest + change
@@ -89,11 +93,16 @@ class RoundWeights(MomentsPass):
 
         names = [name for name in readers if name in moments]
         with one_thread_each():
-            for name, (change, gain) in zip(names, side_by_side(rounded, names)):
+            for name, made in zip(names, side_by_side(rounded, names)):
+                if made is None:
+                    reason = "rounded to nearest: its inputs' moments cannot be factored"
+                    diagnostics.append(Diagnostic(name, reason))
+                    continue
+                change, gain = made
                 if gain >= self.least_gain:
-                    rounding[name] = change
+                    rounding[name], rewrites = change, rewrites + 1
                     diagnostics.append(Diagnostic(name, f"rounded with the others in mind, {gain:.1f} dB less noise"))
-        return PassResult(len(diagnostics), tuple(diagnostics), replace(plan, rounding=rounding))
+        return PassResult(rewrites, tuple(diagnostics), replace(plan, rounding=rounding))
 
 
 def _as_weight(node: ir.Node, rows: np.ndarray) -> np.ndarray:
@@ -156,12 +165,16 @@ def factored(moment: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray
     diagonal = np.einsum("gkk->gk", moment).astype(np.float64)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     mean = diagonal.mean(axis=1)[:, None, None]
-    ridge = np.where(mean > 0.0, damping * mean, 1.0) * np.eye(moment.shape[1])
+    if not np.isfinite(mean).all():
+        raise np.linalg.LinAlgError("moments are not finite")
+    ridge = np.where(mean > _NOTHING, damping * mean, 1.0) * np.eye(moment.shape[1])
     ordered = np.take_along_axis(np.take_along_axis(moment, order[:, :, None], 1), order[:, None, :], 2)
     inverse = np.linalg.inv(ordered + ridge)
     return order, np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).astype(np.float32)
 
 
+_NOTHING = 1e-30
+"""Squares below: what inputs that small make of a weight is nothing, and their moments are no numbers to go by."""
 _OUTPUTS = 1024
 """Outputs whose noise is computed together: a language model's last product has a hundred times as many."""
 _RUN = 32

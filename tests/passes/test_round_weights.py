@@ -139,3 +139,24 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
         np.full((1, 2, 3), 0.6), factored(np.zeros((1, 3, 3)), 0.02), np.full((1, 1, 1), -7.0), np.full((1, 1, 1), 7.0)
     )
     np.testing.assert_array_equal(codes, np.ones((1, 2, 3)))
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-21, 0.0])
+def test_inputs_that_are_next_to_zero_do_no_harm(size: float) -> None:
+    graph = program("(float[8,64] x) => (float y) { y = MatMul(x, w) }", weights(w=(64, 24)))
+    ir.infer_shapes(graph)
+    samples = [{"x": (feed["x"] * size).astype(np.float32)} for feed in smooth(graph)]
+    _, plan, _ = rounded(graph, samples)
+    assert all(np.isfinite(change).all() for change in plan.rounding.values())
+
+
+def test_moments_that_cannot_be_factored_leave_a_weight_alone() -> None:
+    graph = program("(float[8,64] x) => (float y) { y = MatMul(x, w) }", weights(w=(64, 24)))
+    ir.infer_shapes(graph)
+    plan, one = solved(graph, samples=smooth(graph)), RoundWeights()
+    moments = second_moments(graph, one.wanted(graph, plan), smooth(graph))
+    for moment in moments["w"].fitted:
+        moment[...] = np.inf
+    result = one.run(graph, PassContext(plan=plan, moments=moments))
+    assert result.plan is not None and not result.plan.rounding
+    assert [str(d) for d in result.diagnostics] == ["w: rounded to nearest: its inputs' moments cannot be factored"]
