@@ -10,7 +10,7 @@ from pass_helpers import program
 from planned import placed, weights
 
 import qcompiler
-from qcompiler import native, tables
+from qcompiler import native, runtime, tables
 from qcompiler.plan import Plan
 from qcompiler.search.refine import regions_of
 from qcompiler.target_files import load_target
@@ -127,3 +127,23 @@ def test_the_scales_of_squeeze_and_excite_are_an_operator_of_ours() -> None:
     unfused = qcompiler.compile(graph, feeds(), plan=result.plan, options=left_out)
     assert tables.PRODUCT not in unfused.report.operators and unfused.report.operators["QLinearMul"] == 1
     assert result.report.sqnr >= unfused.report.sqnr - 0.01
+
+
+@needs_library
+def test_depthwise_convolutions_are_an_operator_of_ours() -> None:
+    text = """(float[1,3,8,8] x) => (float y) {
+        c = Conv(x, w) r = Relu(c) d = Conv <group = 24, pads = [1,1,1,1]> (r, v) s = Relu(d) y = Conv(s, u)
+    }"""
+    graph = program(text, weights(w=(24, 3, 1, 1), v=(24, 1, 3, 3), u=(4, 24, 1, 1)), opset=20, ir_version=9)
+    target = load_target("ort-cpu", "vnni")
+    options = qcompiler.Options(timing=False, ops="native")
+    result = qcompiler.compile(graph, feeds(), target=target, options=options)
+    fates = {node.name: node for node in result.report.nodes}
+    assert (fates["Conv_2"].precision, fates["Conv_2"].form) == ("int8", "DepthwiseConvInt8")
+    assert result.report.operators["Transpose"] == 2  # of what comes in and what goes out
+    left_out = qcompiler.Options(timing=False, ops="native", passes=("-fuse-depthwise",))
+    unfused = qcompiler.compile(graph, feeds(), target=target, plan=result.plan, options=left_out)
+    assert "DepthwiseConvInt8" not in unfused.report.operators
+    with runtime.session(result.graph) as ours, runtime.session(unfused.graph) as theirs:
+        for feed in feeds():
+            np.testing.assert_array_equal(*(runtime.run(one, feed)[0] for one in (ours, theirs)))
