@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler import ir
+from qcompiler.passes._edit import is_float32
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 
@@ -19,7 +20,7 @@ class SpellSum(Pass):
     1. Add of two computed tensors whose result nothing but LayerNormalization reads.
 
     Left alone: a constant that is added, a bias say, which the product before it takes in; sums that something else
-    reads too, which ONNX Runtime leaves alone itself.
+    reads too, which ONNX Runtime leaves alone itself; other types than float32.
     """
 
     name: ClassVar[str] = "spell-sum"
@@ -31,6 +32,8 @@ class SpellSum(Pass):
             if node.op != "Add" or node.domain or any(ir.is_constant(tensor) for tensor in node.inputs):
                 continue
             (result,) = node.outputs
+            if result.dtype is not None and not is_float32(result):
+                continue
             normalized = [
                 reader.op == "LayerNormalization" and not reader.domain and reader.inputs[0] is result
                 for reader in result.outputs

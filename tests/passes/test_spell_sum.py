@@ -48,3 +48,10 @@ def test_several_normalizations_of_one_sum() -> None:
 )  # fmt: skip
 def test_what_is_left_alone(body: str, outputs: str) -> None:
     assert run_pass(SpellSum(), normalized(body, outputs))[1] == 0
+
+
+def test_halves_are_left_alone() -> None:
+    body = "h = Cast <to = 10> (x) a = Add(h, h) y = LayerNormalization <axis = -1> (a, g)"
+    graph = program(f"(float[2,384] x) => (float16[2,384] y) {{ {body} }}", {"g": np.ones(384, np.float16)})
+    ir.infer_shapes(graph)
+    assert run_pass(SpellSum(), graph)[1] == 0
