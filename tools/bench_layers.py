@@ -68,8 +68,11 @@ HEADS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (fl
     v = Einsum <equation = "abc,cde->abde"> (x, z) s = Einsum <equation = "aecd,abcd->acbe"> (k, q)
     p = Softmax <axis = -1> (s) o = Einsum <equation = "acbe,aecd->abcd"> (p, v)
     y = Einsum <equation = "abcd,cde->abe"> (o, r) }"""
+TOKENS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,197,384] x) => (float[1,1,100] y) {
+    h = MatMul(x, w) m = ReduceMean(h, row) y = MatMul(m, u) }"""
 CONSTANTS = {
-    "axes": np.array([2, 3]), "none": np.zeros(0, np.float32), "twice": np.array([1, 1, 2, 2], np.float32)
+    "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
+    "twice": np.array([1, 1, 2, 2], np.float32),
 }
 
 
@@ -105,6 +108,8 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a head of 19 classes, 128 x 128", SEGMENTED, "flatten-softmax", shapes))
     found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
     found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
+    shapes = {"w": (384, 384), "u": (384, 100)}
+    found.append(("a product, the mean of 197 tokens, a product", TOKENS, "spell-reduction", shapes))
     shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
     shapes = {"w": tap, "v": (64, 4, 3, 3), "u": tap}
