@@ -70,6 +70,10 @@ HEADS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (fl
     y = Einsum <equation = "abcd,cde->abe"> (o, r) }"""
 TOKENS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,197,384] x) => (float[1,1,100] y) {
     h = MatMul(x, w) m = ReduceMean(h, row) y = MatMul(m, u) }"""
+NECK = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,64,80,80] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a)
+    l = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (r, none, twice)
+    y = Conv(l, u) }"""
 CONSTANTS = {
     "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
     "twice": np.array([1, 1, 2, 2], np.float32),
@@ -108,6 +112,7 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a head of 19 classes, 128 x 128", SEGMENTED, "flatten-softmax", shapes))
     found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
     found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
+    found.append(("Conv, twice as large, Conv, 64 x 80 x 80", NECK, "spell-resize", {"w": square, "u": tap}))
     shapes = {"w": (384, 384), "u": (384, 100)}
     found.append(("a product, the mean of 197 tokens, a product", TOKENS, "spell-reduction", shapes))
     shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
