@@ -15,8 +15,8 @@ from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 OLDEST_OPSET = 13
 """Since it Squeeze reads its axes."""
-_FEWEST = 8
-"""Rows, below which a product gains nothing."""
+_FEWEST, _MOST = 8, 65536
+"""Rows: below, a product gains nothing; above, a row of ones is large."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class SpellReduction(Pass):
     1. One axis before the last one, of a known size.
     2. Neighbouring axes of known sizes, all behind them known too.
 
-    Left alone: fewer than 8 rows; axes that are computed; no axes, which are all or none; operator sets before 13.
+    Left alone: fewer than 8 rows and more than 65536; axes that are computed; no axes, which are all or none; operator
+    sets before 13.
     """
 
     name: ClassVar[str] = "spell-reduction"
@@ -51,7 +52,7 @@ class SpellReduction(Pass):
             sizes = [*rows, *(behind if len(behind) > 1 or len(rows) > 1 else [])]
             if not behind or not together or not all(isinstance(size, int) for size in sizes):
                 continue
-            if math.prod(int(size) for size in rows) < _FEWEST or 0 in sizes:
+            if not _FEWEST <= math.prod(int(size) for size in rows) <= _MOST or 0 in sizes:
                 continue
             _spell(Replaced(node, inner, namer, graph.opset), axes)
             rewrites += 1

@@ -14,6 +14,8 @@ from qcompiler.passes.fuse_tables import per_tensor
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 OLDEST_OPSET = 13
+_MOST = 16
+"""Times, beyond which there would be too many inputs of one Concat."""
 _WAYS = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 """Coordinates and roundings by which each pixel of an image that is a whole number of times as large comes from the one
 that it lies on."""
@@ -31,7 +33,8 @@ class SpellResize(Pass):
     1. Scales, or sizes of a picture whose own are known.
     2. Heights and widths that are not known are asked for when the model runs.
 
-    Left alone: other coordinates and roundings; a result that somebody reads in float; operator sets before 13.
+    Left alone: more than 16 times; other coordinates and roundings; a result that somebody reads in float; operator sets
+    before 13.
     """
 
     name: ClassVar[str] = "spell-resize"
@@ -75,7 +78,8 @@ def _times(node: ir.Node) -> tuple[int, int] | None:
     if found is None or found.shape != (4,) or not np.array_equal(found, np.rint(found)):
         return None
     each, channels, down, across = (int(times) for times in found)
-    return (down, across) if (each, channels) == (1, 1) and min(down, across) >= 1 and down * across > 1 else None
+    fits = (each, channels) == (1, 1) and 1 <= min(down, across) and 1 < max(down, across) <= _MOST
+    return (down, across) if fits else None
 
 
 _USUAL = (("coordinate_transformation_mode", "half_pixel"), ("nearest_mode", "round_prefer_floor"))
@@ -115,6 +119,7 @@ def _write(
     down, across = times
     pixels = write("Transpose", [codes], perm=list(LAST))
     known = [size if isinstance(size, int) else None for size in shape[1:]]
+    flat = sizes("rows", [0, 0, -1])
     if None in known:
         now = write("Shape", [pixels])
         now.dtype = np.dtype(np.int64)
@@ -123,8 +128,9 @@ def _write(
     else:
         channels, height, width = (int(size or 0) for size in known)
         target = sizes("larger", [0, height * down, width * across, channels])
+        flat = sizes("flat", [0, height, width * across * channels])  # an empty batch has nothing that -1 could be
     wide = write("Concat", [pixels] * across, axis=3) if across > 1 else pixels
-    rows = write("Reshape", [wide, sizes("rows", [0, 0, -1])])
+    rows = write("Reshape", [wide, flat])
     high = write("Concat", [rows] * down, axis=2) if down > 1 else rows
     larger = write("Reshape", [high, target])
     write("Transpose", [larger], result, perm=list(FIRST))

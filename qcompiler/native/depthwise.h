@@ -6,7 +6,7 @@
 // A dot product of four bytes takes four taps of one channel, which lie above one another in the image: four of its rows are
 // woven, so that a channel's four codes are neighbours, once for all taps across and for the output rows that they serve.
 //
-// Channels go in blocks of 64, 32 or 16, as long as three registers of the widest kernel, and a block is one run of memory:
+// Channels go in blocks of 64, 32 or 16, as many as a register holds codes, and a block is one run of memory:
 //
 //     multipliers  float32 a channel, x_scale * w_scale / y_scale
 //     starts       int32 a channel, what a sum begins with: the bias, less what x_zero_point makes of the weights
@@ -21,7 +21,6 @@
 namespace qcompiler {
 
 inline constexpr std::size_t kWovenRows = 4;
-inline constexpr std::size_t kDepthwiseWidest = 64;
 inline constexpr std::size_t kDepthwiseNarrowest = 16;
 
 // One axis of a convolution.

@@ -87,9 +87,8 @@ class DepthwiseConvKernel {
     const ort::Value* value = nullptr;
     check(api_.KernelContext_GetInput(context, kX, &value));
     const Tensor x(api_, value);
-    const std::size_t channels = channels_;
-    if (x.shape.size() != 4 || x.shape[3] != static_cast<std::int64_t>(channels)) {
-      refuse("X has the shape " + shape_text(x.shape) + "; it must be [N, H, W, " + std::to_string(channels) + "]");
+    if (x.shape.size() != 4 || x.shape[3] != static_cast<std::int64_t>(channels_)) {
+      refuse("X has the shape " + shape_text(x.shape) + "; it must be [N, H, W, " + std::to_string(channels_) + "]");
     }
     const auto size = [&](std::size_t axis) { return static_cast<std::size_t>(x.shape[axis]); };
     const std::size_t heights = height_.results(size(1)), widths = width_.results(size(2));
@@ -105,9 +104,9 @@ class DepthwiseConvKernel {
     image.rows = size(1);
     image.columns = size(2);
     image.y_columns = widths;
-    image.x_row = size(2) * channels;
-    image.y_row = widths * channels;
-    image.x_column = image.y_column = channels;
+    image.x_row = size(2) * channels_;
+    image.y_row = widths * channels_;
+    image.x_column = image.y_column = channels_;
     std::size_t y_rows = heights;
     const DepthwiseWeights& weights = weights_for(heights, widths);
     if (!weights.upright()) {

@@ -35,7 +35,7 @@ def test_it_computes_the_same(op: str, opset: int, keepdims: int, shape: str, ax
 @pytest.mark.parametrize(
     "shape, axes, opset",
     [("2,9,5", "2", 17), ("2,4,5", "1", 17), ("2,n,5", "1", 17), ("2,9,h,w", "1", 17), ("2,3,9,5", "1,3", 17),
-     ("2,9,5", "0,1,2", 17), ("2,9,5", "1", 12)],
+     ("2,9,5", "0,1,2", 17), ("2,9,5", "1", 12), ("2,1099511627776,5", "1", 17)],
 )  # fmt: skip
 def test_what_is_left_alone(shape: str, axes: str, opset: int) -> None:
     assert run_pass(SpellReduction(), reduced(shape, axes, opset=opset))[1] == 0

@@ -10,7 +10,8 @@ from qcompiler.passes.spell_resize import SpellResize
 CONSTANTS = {
     "s": np.float32(0.03), "z": np.uint8(120), "t": np.float32(0.02), "none": np.zeros(0, np.float32),
     "twice": np.array([1, 1, 2, 2], np.float32), "odd": np.array([1, 1, 3, 4], np.float32),
-    "high": np.array([1, 1, 2, 1], np.float32), "part": np.array([1, 1, 1.5, 2], np.float32),
+    "high": np.array([1, 1, 2, 1], np.float32), "vast": np.array([1, 1, 1e9, 1], np.float32),
+    "part": np.array([1, 1, 1.5, 2], np.float32),
     "channels": np.array([1, 2, 2, 2], np.float32), "large": np.array([2, 3, 10, 8]), "small": np.array([2, 3, 2, 2]),
 }  # fmt: skip
 ASYMMETRIC = 'coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
@@ -49,6 +50,12 @@ def test_it_computes_the_same(shape: str, resize: str) -> None:
     np.testing.assert_array_equal(outputs(after, given)["y"], outputs(before, given)["y"])
 
 
+def test_an_empty_batch() -> None:
+    after, rewrites, _ = run_pass(SpellResize(), resized("Resize(d, none, twice)", "n,3,5,4"))
+    assert rewrites == 1
+    assert outputs(after, {"x": np.zeros((0, 3, 5, 4), np.float32)})["y"].shape == (0, 3, 10, 8)
+
+
 def test_sizes() -> None:
     before = resized(f"Resize <{ASYMMETRIC}> (d, none, none, large)")
     after, rewrites, _ = run_pass(SpellResize(), before)
@@ -62,6 +69,7 @@ def test_sizes() -> None:
     [
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, part)"},
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, channels)"},
+        {"resize": f"Resize <{ASYMMETRIC}> (d, none, vast)"},
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, none, small)"},
         {"resize": 'Resize <mode = "linear"> (d, none, twice)'},
         {"resize": 'Resize <nearest_mode = "ceil"> (d, none, twice)'},
