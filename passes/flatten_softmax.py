@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def _flatten(graph: ir.Graph, node: ir.Node, axis: int, shape: Sequence[int | st
     known = [size for size in shape if isinstance(size, int)]
     if len(known) == len(shape):
         sizes: ir.Tensor = constant("sizes", known)
-        flat_sizes: ir.Tensor = constant("flat_sizes", [*known[: axis + 1], int(np.prod(known[axis + 1 :]))])
+        flat_sizes: ir.Tensor = constant("flat_sizes", [*known[: axis + 1], math.prod(known[axis + 1 :])])
     else:
         # Not with -1 for what is behind the axis: of an empty batch that says nothing.
         sizes = made("Shape", "sizes", [source], len(shape))

@@ -33,8 +33,8 @@ class SpellResize(Pass):
     1. Scales, or sizes of a picture whose own are known.
     2. Heights and widths that are not known are asked for when the model runs.
 
-    Left alone: more than 16 times; other coordinates and roundings; a result that somebody reads in float; operator sets
-    before 13.
+    Left alone: more than 16 times; other coordinates and roundings; a result that somebody reads in float; operator
+    sets before 13.
     """
 
     name: ClassVar[str] = "spell-resize"
