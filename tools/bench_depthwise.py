@@ -15,18 +15,12 @@ at best    the same from each candidate's fastest round
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from bench_int4 import measure_in_child
-from bench_tables import codes, measure, processor, repeated
+from bench_tables import codes, measure, repeated, run
 from rich.console import Console
 from rich.table import Table
 
@@ -88,33 +82,13 @@ def print_table(console: Console, result: dict[str, Any]) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", nargs="+", default=["auto"], choices=["auto", *native.ISAS])
-    parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        rows = [
-            {
-                **asdict(case), "products": case.products,
-                **measure(*(convolutions(case, op) for op in ("DepthwiseConvInt8", "QLinearConv")), arguments.seconds),
-            }
-            for case in CASES
-        ]  # fmt: skip
-        json.dump({"isa": native.isa(), "convolutions": rows}, sys.stdout)
-        return
-    console = Console()
-    console.print(f"{processor()}, ONNX Runtime {ort.__version__}, one thread")
-    results = []
-    for isa in arguments.isa:
-        results.append(measure_in_child(__file__, isa, "--seconds", arguments.seconds))
-        print_table(console, results[-1])
-    if arguments.json:
-        machine = {"processor": processor(), "onnxruntime": ort.__version__}
-        arguments.json.write_text(json.dumps({**machine, "results": results}, indent=1))
+def measured(budget: float) -> dict[str, Any]:
+    rows = []
+    for case in CASES:
+        ours, theirs = (convolutions(case, operator) for operator in ("DepthwiseConvInt8", "QLinearConv"))
+        rows.append({**asdict(case), "products": case.products, **measure(ours, theirs, budget)})
+    return {"convolutions": rows}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, __file__, measured, print_table)

@@ -213,37 +213,43 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(
+    document: str | None, script: str, measured: Callable[[float], dict[str, Any]],
+    print_result: Callable[[Console, dict[str, Any]], None],
+) -> None:
+    """The command of a bench of operators: ``measured``, given the seconds for each row, runs in a process of its own
+    for each instruction set; what it returns is printed, and written down where that is asked for."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", nargs="+", default=["auto"], choices=["auto", *native.ISAS])
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        budget = arguments.seconds
-        measured = {
-            "lookups": [
-                {**asdict(case), "bytes": case.bytes, **measure(lookups(case), copies(case), budget)}
-                for case in LOOKUPS
-            ],
-            "products": [
-                {"shapes": both, **measure(products("TableLookup2", *both), products("QLinearMul", *both), budget)}
-                for both in PRODUCTS
-            ],
-        }
-        json.dump({"isa": native.isa(), **measured}, sys.stdout)
+        json.dump({"isa": native.isa(), **measured(arguments.seconds)}, sys.stdout)
         return
     console = Console()
     console.print(f"{processor()}, ONNX Runtime {ort.__version__}, one thread")
     results = []
     for isa in arguments.isa:
-        results.append(measure_in_child(__file__, isa, "--seconds", arguments.seconds))
-        print_tables(console, results[-1])
+        results.append(measure_in_child(script, isa, "--seconds", arguments.seconds))
+        print_result(console, results[-1])
     if arguments.json:
         machine = {"processor": processor(), "onnxruntime": ort.__version__}
         arguments.json.write_text(json.dumps({**machine, "results": results}, indent=1))
 
 
+def measured(budget: float) -> dict[str, Any]:
+    return {
+        "lookups": [
+            {**asdict(case), "bytes": case.bytes, **measure(lookups(case), copies(case), budget)} for case in LOOKUPS
+        ],
+        "products": [
+            {"shapes": both, **measure(products("TableLookup2", *both), products("QLinearMul", *both), budget)}
+            for both in PRODUCTS
+        ],
+    }
+
+
 if __name__ == "__main__":
-    main()
+    run(__doc__, __file__, measured, print_tables)

@@ -57,7 +57,7 @@ class DepthwiseConvKernel {
     }
     bool has_bias = false;
     const Tensor bias = constant_input(api, info, kB, has_bias);
-    if (!has_bias && given(info, kB)) refuse("B is not a constant of the model; make it an initializer");
+    if (!has_bias && has_input(api, info, kB)) refuse("B is not a constant of the model; make it an initializer");
     if (has_bias && bias.count() != node.channels) {
       refuse("B has the shape " + shape_text(bias.shape) + " where W makes it [" + std::to_string(node.channels) + "]");
     }
@@ -123,38 +123,13 @@ class DepthwiseConvKernel {
   [[noreturn]] void refuse(const std::string& why) const { throw InvalidNode(node_ + ": " + why); }
 
   Tensor constant(const ort::KernelInfo* info, std::size_t index) const {
-    bool found = false;
-    Tensor tensor = constant_input(api_, info, index, found);
-    if (!found) refuse(std::string(kInputs[index]) + " is not a constant of the model; make it an initializer");
-    return tensor;
+    return needed_constant(api_, info, index, node_, kInputs[index]);
   }
-
   Tensor single(const ort::KernelInfo* info, std::size_t index) const {
-    Tensor tensor = constant(info, index);
-    if (tensor.count() != 1) {
-      refuse(std::string(kInputs[index]) + " has the shape " + shape_text(tensor.shape) + "; make it one value");
-    }
-    return tensor;
+    return single_constant(api_, info, index, node_, kInputs[index]);
   }
-
   float scale(const ort::KernelInfo* info, std::size_t index) const {
-    const float value = *static_cast<const float*>(single(info, index).data);
-    if (!(value > 0) || !std::isfinite(value)) {
-      refuse(std::string(kInputs[index]) + " is not a finite number greater than zero");
-    }
-    return value;
-  }
-
-  bool given(const ort::KernelInfo* info, std::size_t index) const {
-    std::size_t count = 0;
-    check(api_.KernelInfo_GetInputCount(info, &count));
-    if (index >= count) return false;
-    char first = 0;
-    std::size_t size = 1;  // an input that is left out has no name
-    ort::Status* longer = api_.KernelInfo_GetInputName(info, index, &first, &size);
-    if (longer == nullptr) return false;
-    api_.ReleaseStatus(longer);
-    return true;
+    return scale_constant(api_, info, index, node_, kInputs[index]);
   }
 
   // An attribute of as many numbers as `otherwise` has, none below `least`.

@@ -19,19 +19,7 @@ class Reader {
   }
 
   Tensor constant(std::size_t index, const char* name) const {
-    bool found = false;
-    Tensor tensor = constant_input(api_, info_, index, found);
-    if (!found) refuse(std::string(name) + " is not a constant of the model; make it an initializer");
-    return tensor;
-  }
-
-  bool has_input(std::size_t index) const {
-    std::size_t inputs = 0;
-    check(api_.KernelInfo_GetInputCount(info_, &inputs));
-    if (index >= inputs) return false;
-    std::size_t size = 0;
-    check(api_.KernelInfo_GetInputName(info_, index, nullptr, &size));
-    return size > 1;  // with its terminating zero; an input left out has no name
+    return needed_constant(api_, info_, index, node_, name);
   }
 
   // As MatMulNBits does, takes what belongs to blocks as one long row too.
@@ -78,7 +66,7 @@ Int4Source read_int4_source(const ort::Api& api, const ort::KernelInfo* info, st
   source.half_scales = scales.type == ort::kFloat16;
   if (const std::string why = check_int4_scales(source); !why.empty()) reader.refuse(why);
 
-  if (reader.has_input(first + 2)) {
+  if (has_input(api, info, first + 2)) {
     const Tensor zero_points = reader.constant(first + 2, "zero_points");
     if (zero_points.type != ort::kUint8) reader.refuse("zero_points is not uint8");
     reader.expect_shape(zero_points, "zero_points", {source.columns, (source.groups() + 1) / 2});

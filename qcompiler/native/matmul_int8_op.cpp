@@ -73,16 +73,9 @@ class MatMulInt8Kernel {
  private:
   [[noreturn]] void refuse(const std::string& why) const { throw InvalidNode(node_ + ": " + why); }
 
-  Tensor constant(const ort::KernelInfo* info, std::size_t index, const char* name) const {
-    bool found = false;
-    const Tensor tensor = constant_input(api_, info, index, found);
-    if (!found) refuse(std::string(name) + " is not a constant of the model; make it an initializer");
-    return tensor;
-  }
-
   Int8Weights read_weights(const ort::KernelInfo* info) const {
-    const Tensor weights = constant(info, 1, "B");
-    const Tensor scales = constant(info, 2, "scales");
+    const Tensor weights = needed_constant(api_, info, 1, node_, "B");
+    const Tensor scales = needed_constant(api_, info, 2, node_, "scales");
     if (weights.shape.size() != 2 || weights.count() == 0) {
       refuse("B has the shape " + shape_text(weights.shape) + "; it must be [K, N], both at least 1");
     }

@@ -1,6 +1,7 @@
 #include "ort_call.h"
 
 #include <atomic>
+#include <cmath>
 
 namespace qcompiler {
 namespace {
@@ -53,6 +54,41 @@ Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::siz
   check(api.KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
   found = constant != 0 && value != nullptr;
   return found ? Tensor(api, value) : Tensor();
+}
+
+bool has_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index) {
+  std::size_t inputs = 0;
+  check(api.KernelInfo_GetInputCount(info, &inputs));
+  if (index >= inputs) return false;
+  std::size_t size = 0;
+  check(api.KernelInfo_GetInputName(info, index, nullptr, &size));
+  return size > 1;  // with its terminating zero
+}
+
+Tensor needed_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                       const char* name) {
+  bool found = false;
+  Tensor tensor = constant_input(api, info, index, found);
+  if (!found) throw InvalidNode(node + ": " + name + " is not a constant of the model; make it an initializer");
+  return tensor;
+}
+
+Tensor single_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                       const char* name) {
+  Tensor tensor = needed_constant(api, info, index, node, name);
+  if (tensor.count() != 1) {
+    throw InvalidNode(node + ": " + name + " has the shape " + shape_text(tensor.shape) + "; make it one value");
+  }
+  return tensor;
+}
+
+float scale_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                     const char* name) {
+  const float value = *static_cast<const float*>(single_constant(api, info, index, node, name).data);
+  if (!(value > 0) || !std::isfinite(value)) {
+    throw InvalidNode(node + ": " + name + " is not a finite number greater than zero");
+  }
+  return value;
 }
 
 std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise) {

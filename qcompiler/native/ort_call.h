@@ -59,6 +59,18 @@ struct Tensor {
 // The index-th input as a constant of the model; `found` is false where it is computed or left out.
 Tensor constant_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, bool& found);
 
+// Whether the node names an index-th input; one that is left out has no name.
+bool has_input(const ort::Api& api, const ort::KernelInfo* info, std::size_t index);
+
+// A constant that the operator cannot do without. Throws InvalidNode, for the node and the input so called.
+Tensor needed_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                       const char* name);
+// The same of one value; the second, of a float that is finite and greater than zero.
+Tensor single_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                       const char* name);
+float scale_constant(const ort::Api& api, const ort::KernelInfo* info, std::size_t index, const std::string& node,
+                     const char* name);
+
 std::int64_t int_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, std::int64_t otherwise);
 std::vector<std::int64_t> ints_attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name,
                                          std::vector<std::int64_t> otherwise);

@@ -42,11 +42,8 @@ class TableLookup2Kernel {
       : api_(api), kernels_(isa_in_use().lookup()), node_(describe_node(api, info, kName)) {
     float scales[3];
     for (std::size_t i = 0; i < 3; ++i) {
-      scales[i] = *static_cast<const float*>(constant(info, 2 + 2 * i).data);
-      if (!(scales[i] > 0) || !std::isfinite(scales[i])) {
-        refuse(std::string(kInputs[2 + 2 * i]) + " is not a finite number greater than zero");
-      }
-      zero_points_[i] = constant(info, 3 + 2 * i);
+      scales[i] = scale_constant(api, info, 2 + 2 * i, node_, kInputs[2 + 2 * i]);
+      zero_points_[i] = single_constant(api, info, 3 + 2 * i, node_, kInputs[3 + 2 * i]);
     }
     scale_ = scales[0] * scales[1] / scales[2];
     if (!std::isfinite(scale_)) refuse("x_scale * s_scale / y_scale is too large for float32");
@@ -72,16 +69,6 @@ class TableLookup2Kernel {
 
  private:
   [[noreturn]] void refuse(const std::string& why) const { throw InvalidNode(node_ + ": " + why); }
-
-  Tensor constant(const ort::KernelInfo* info, std::size_t index) const {
-    bool found = false;
-    Tensor tensor = constant_input(api_, info, index, found);
-    if (!found) refuse(std::string(kInputs[index]) + " is not a constant of the model; make it an initializer");
-    if (tensor.count() != 1) {
-      refuse(std::string(kInputs[index]) + " has the shape " + shape_text(tensor.shape) + "; make it one value");
-    }
-    return tensor;
-  }
 
   Repetition repetition_of(const Tensor& x, const Tensor& s) const {
     const std::size_t rank = x.shape.size();
