@@ -75,7 +75,7 @@ def _times(node: ir.Node) -> tuple[int, int] | None:
         if wanted is None or not known or wanted.size != 4 or list(wanted[:2]) != list(shape[:2]):
             return None
         found = np.array([1.0, 1.0, wanted[2] / shape[2], wanted[3] / shape[3]])
-    if found is None or found.shape != (4,) or not np.array_equal(found, np.rint(found)):
+    if found is None or found.shape != (4,) or not np.isfinite(found).all() or (found != np.rint(found)).any():
         return None
     each, channels, down, across = (int(times) for times in found)
     fits = (each, channels) == (1, 1) and 1 <= min(down, across) and 1 < max(down, across) <= _MOST

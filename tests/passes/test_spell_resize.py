@@ -11,6 +11,7 @@ CONSTANTS = {
     "s": np.float32(0.03), "z": np.uint8(120), "t": np.float32(0.02), "none": np.zeros(0, np.float32),
     "twice": np.array([1, 1, 2, 2], np.float32), "odd": np.array([1, 1, 3, 4], np.float32),
     "high": np.array([1, 1, 2, 1], np.float32), "vast": np.array([1, 1, 1e9, 1], np.float32),
+    "endless": np.array([1, 1, np.inf, 1], np.float32),
     "part": np.array([1, 1, 1.5, 2], np.float32),
     "channels": np.array([1, 2, 2, 2], np.float32), "large": np.array([2, 3, 10, 8]), "small": np.array([2, 3, 2, 2]),
 }  # fmt: skip
@@ -70,6 +71,7 @@ def test_sizes() -> None:
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, part)"},
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, channels)"},
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, vast)"},
+        {"resize": f"Resize <{ASYMMETRIC}> (d, none, endless)"},
         {"resize": f"Resize <{ASYMMETRIC}> (d, none, none, small)"},
         {"resize": 'Resize <mode = "linear"> (d, none, twice)'},
         {"resize": 'Resize <nearest_mode = "ceil"> (d, none, twice)'},
