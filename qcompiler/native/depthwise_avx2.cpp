@@ -1,11 +1,11 @@
+#include "avx2_pairs.h"
 #include "depthwise_avx2_vectors.h"
 #include "depthwise_body.h"
 
 namespace qcompiler {
 namespace {
 
-// Its products of bytes are summed in 16 bits, which two of 255 * 128 do not fit: bytes are widened to 16 bits, the even ones
-// of four apart from the odd ones.
+// As Avx2Pairs, of half as many.
 struct V16 : Channels16 {
   struct W {
     __m128i even, odd;
@@ -26,24 +26,11 @@ struct V16 : Channels16 {
   }
 };
 
-struct V32 : Channels32 {
-  struct W {
-    __m256i even, odd;
-  };
-  using A = W;
+struct V32 : Channels32, Avx2Pairs {
   static constexpr int kColumns = 2;
-  static W weights(const std::uint8_t* from) {
-    const __m256i bytes = load_int(from);
-    return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
-  }
-  static A codes(const std::uint8_t* from) {
-    const __m256i bytes = load_int(from);
-    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
-  }
-  static I dot(I sum, W weights, A codes) {
-    const I even = _mm256_madd_epi16(weights.even, codes.even), odd = _mm256_madd_epi16(weights.odd, codes.odd);
-    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
-  }
+  static W weights(const std::uint8_t* from) { return signed_pairs(load_int(from)); }
+  static A codes(const std::uint8_t* from) { return unsigned_pairs(load_int(from)); }
+  static I dot(I sum, W weights, A codes) { return add_products(sum, weights, codes); }
 };
 
 }  // namespace
