@@ -21,7 +21,10 @@ struct Channels16 {
   static I load_int(const std::uint8_t* from) { return vreinterpretq_s32_u8(vld1q_u8(from)); }
   static F load(const std::uint8_t* from) { return vreinterpretq_f32_u8(vld1q_u8(from)); }
   static C load(const std::uint8_t* from, std::uint8_t flip) { return veorq_u8(vld1q_u8(from), vdupq_n_u8(flip)); }
-  static void weave(const C (&rows)[4], std::uint8_t* to) { vst4q_u8(to, {{rows[0], rows[1], rows[2], rows[3]}}); }
+  static void weave(const C (&rows)[4], std::uint8_t* to) {
+    const uint8x16x4_t together = {{rows[0], rows[1], rows[2], rows[3]}};  // by name: clang's vst4q_u8 is a macro
+    vst4q_u8(to, together);
+  }
   static W weights(const std::uint8_t* from) { return vreinterpretq_s8_u8(vld1q_u8(from)); }
   static A codes(const std::uint8_t* from) { return vreinterpretq_s8_u8(vld1q_u8(from)); }
   static void in_order(I&) {}
