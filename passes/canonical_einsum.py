@@ -12,7 +12,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import is_float32, rank
-from qcompiler.passes._replacing import Replaced
+from qcompiler.passes._replacing import Refusal, Replaced
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 OLDEST_OPSET = 13
@@ -48,7 +48,7 @@ class CanonicalEinsum(Pass):
             try:
                 _rewrite(node, inner, namer, graph.opset)
                 rewrites += 1
-            except _Refusal as refusal:
+            except Refusal as refusal:
                 refused.append(Diagnostic(node.name, f"Einsum stays: {refusal}", "refused"))
         if rewrites:
             ir.sort(graph)
@@ -57,10 +57,6 @@ class CanonicalEinsum(Pass):
 
 
 _ELLIPSIS = "..."
-
-
-class _Refusal(Exception):
-    """An Einsum that is no product of matrices; the text says why. Nothing has changed."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def _read(node: ir.Node) -> _Equation:
     operands, arrow, result = text.partition("->")
     parts = operands.split(",")
     if len(parts) != 2 or len(node.inputs) != 2:
-        raise _Refusal("it has not two operands")
+        raise Refusal("it has not two operands")
     if not arrow:  # ONNX, Einsum: those of the ellipsis, then the axes that are named once, in alphabetical order
         named = operands.replace(_ELLIPSIS, "").replace(",", "")
         result = _ELLIPSIS * (_ELLIPSIS in operands) + "".join(sorted(axis for axis in named if named.count(axis) == 1))
@@ -107,13 +103,20 @@ def _read(node: ir.Node) -> _Equation:
         parts, result = _spelled_out(node, parts, result)
     found = _Equation(parts[0], parts[1], result)
     if any(len(set(axes)) != len(axes) for axes in (*parts, result)):
-        raise _Refusal("an axis is named twice in one operand")
+        raise Refusal("an axis is named twice in one operand")
     if any(rank(tensor) != len(axes) for tensor, axes in zip(node.inputs, parts)):
-        raise _Refusal("the number of an operand's axes is not known to be that of the equation")
+        raise Refusal("the number of an operand's axes is not known to be that of the equation")
     if set(found.batch + found.summed + found.left + found.right) != set("".join(parts)):
-        raise _Refusal("an axis of one operand alone is summed over")
+        raise Refusal("an axis of one operand alone is summed over")
+    if not set(result) <= set("".join(parts)):
+        raise Refusal("the result has an axis that no operand has")
+    sizes: dict[str, int] = {}
+    for tensor, axes in zip(node.inputs, parts):
+        for axis, size in zip(axes, tensor.shape or ()):
+            if isinstance(size, int) and sizes.setdefault(axis, size) != size:  # 1 is repeated, which MatMul would not
+                raise Refusal("an axis of both is not of one size")
     if not found.summed:
-        raise _Refusal("nothing is summed over")
+        raise Refusal("nothing is summed over")
     return found
 
 
@@ -125,7 +128,7 @@ def _spelled_out(node: ir.Node, parts: list[str], result: str) -> tuple[list[str
     }
     free = sorted(set(string.ascii_letters) - set("".join([*parts, result])))
     if len(many) != 1 or not 0 <= min(many) <= len(free) or _ELLIPSIS not in result:
-        raise _Refusal("an ellipsis stands for axes of no certain number")
+        raise Refusal("an ellipsis stands for axes of no certain number")
     letters = "".join(free[: min(many)])
     return [axes.replace(_ELLIPSIS, letters) for axes in parts], result.replace(_ELLIPSIS, letters)
 
@@ -136,7 +139,7 @@ def _rewrite(node: ir.Node, graph: ir.Graph, namer: ir.Namer, opset: int) -> Non
     if ir.is_constant(first) and not ir.is_constant(second):
         axes, first, second = _Equation(axes.second, axes.first, axes.result), second, first
     if not is_float32(first) or not is_float32(second):
-        raise _Refusal("its operands are not known to be float32")
+        raise Refusal("its operands are not known to be float32")
     old = Replaced(node, graph, namer, opset)
     if ir.is_constant(second) and not ir.is_constant(first):
         _with_weight(old, axes, first, np.asarray(second.values))
@@ -146,11 +149,11 @@ def _rewrite(node: ir.Node, graph: ir.Graph, namer: ir.Namer, opset: int) -> Non
 
 def _with_weight(old: Replaced, axes: _Equation, x: ir.Tensor, weight: np.ndarray) -> None:
     if axes.batch:
-        raise _Refusal("an axis of both stays beside a constant weight")
+        raise Refusal("an axis of both stays beside a constant weight")
     sizes = dict(zip(axes.second, weight.shape))
     rows, columns = ([sizes[letter] for letter in letters] for letters in (axes.summed, axes.right))
     if 0 in weight.shape:
-        raise _Refusal("the weight is empty")
+        raise Refusal("the weight is empty")
     laid_out = weight.transpose([axes.second.index(letter) for letter in axes.summed + axes.right])
     matrix = np.ascontiguousarray(laid_out.reshape(math.prod(rows), math.prod(columns)))
     made = _in_order(old, x, axes.first, axes.left + axes.summed)
@@ -171,7 +174,7 @@ def _with_weight(old: Replaced, axes: _Equation, x: ir.Tensor, weight: np.ndarra
 
 def _of_two(old: Replaced, axes: _Equation, first: ir.Tensor, second: ir.Tensor) -> None:
     if any(len(letters) != 1 for letters in (axes.left, axes.right, axes.summed)):
-        raise _Refusal("of two computed tensors each has not one axis of its own and one that is summed over")
+        raise Refusal("of two computed tensors each has not one axis of its own and one that is summed over")
     one = _in_order(old, first, axes.first, axes.batch + axes.left + axes.summed)
     other = _in_order(old, second, axes.second, axes.batch + axes.summed + axes.right)
     order = axes.batch + axes.left + axes.right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +14,7 @@ from qcompiler.passes._channels_last import turn
 from qcompiler.passes._edit import constant, operand
 from qcompiler.passes.fuse_tables import per_tensor
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
+from qcompiler.saturation import clip_bounds
 
 OPERATOR = "DepthwiseConvInt8"
 FEWEST = 16
@@ -120,14 +122,11 @@ def _idle(clip: ir.Node, quantize: ir.Node) -> bool:
     """Whether the limits of a Relu or Clip are the codes' own."""
     limits = np.iinfo(quantize.inputs[2].values.dtype)
     step, zero_point = (float(tensor.values.reshape(-1)[0]) for tensor in quantize.inputs[1:])
-    given = [operand(clip, index) for index in (1, 2)] if clip.op == "Clip" else [0.0, None]
-    for limit, code in zip(given, (limits.min, limits.max)):
-        value = constant(limit) if isinstance(limit, ir.Tensor) else limit
-        if limit is None:
-            continue
-        if value is None or np.clip(np.rint(float(value) / step) + zero_point, limits.min, limits.max) != code:
-            return False
-    return True
+    bounds = (0.0, math.inf) if clip.op == "Relu" else clip_bounds(clip)
+    if bounds is None:
+        return False
+    codes = np.clip(np.rint(np.array(bounds) / step) + zero_point, limits.min, limits.max)
+    return codes.tolist() == [limits.min, limits.max]
 
 
 def _write(

@@ -79,6 +79,7 @@ def test_two_computed_tensors(equation: str, found: list[str]) -> None:
         ("ab,cd->abcd", None, "nothing is summed over"),
         ("abc,bcd->abd", 1, "an axis of both stays beside a constant weight"),
         ("abcd,cde->abe", None, "each has not one axis of its own and one that is summed over"),
+        ("ab,bc->acd", 1, "the result has an axis that no operand has"),
         ("abc->acb", None, "it has not two operands"),
     ],
 )
@@ -110,6 +111,13 @@ def test_ellipses(equation: str, shapes: tuple[str, str], found: int) -> None:
     assert rewrites == found
     if found:
         assert_same(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_an_axis_that_is_repeated_stays() -> None:
+    weight = {"z": np.ones((3, 4), np.float32)}
+    graph = program('(float[2,1] x) => (float y) { y = Einsum <equation = "ab,bc->ac"> (x, z) }', weight)
+    _, rewrites, diagnostics = run_pass(CanonicalEinsum(), graph)
+    assert rewrites == 0 and "an axis of both is not of one size" in refusals(diagnostics)[0]
 
 
 def test_whole_numbers_stay() -> None:
