@@ -68,7 +68,8 @@ def _hot(tensor: ir.Tensor) -> _Hot | None:
     if node is None or node.domain or not is_float32(tensor):
         return None
     if node.op == "Reshape" and rank(tensor) == 2:
-        found = _hot(node.inputs[0])
+        before = ir.producer(node.inputs[0])  # remove-identities leaves no Reshape before a Reshape
+        found = None if before is None or before.op == "Reshape" else _hot(node.inputs[0])
         same = found is not None and tensor.shape is not None and tensor.shape[1] == found.depth
         return _Hot(found.indices, found.depth, found.apart, True, found.wraps) if found is not None and same else None
     if node.op == "OneHot":
