@@ -30,27 +30,39 @@ def spread(parameter: np.ndarray, scheme: Scheme, shape: tuple[int, ...]) -> np.
 def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Float array to codes of ``scheme.dtype`` (int32 for four-bit integers, which numpy lacks). NaN is an error."""
     values = np.asarray(values, dtype=np.float32)
-    if np.isnan(values).any():
+    if values.size and np.isnan(values.min()):
         raise ValueError("cannot quantize NaN")
     step = spread(np.asarray(scale, dtype=np.float32), scheme, values.shape)
-    offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, values.shape)
+    offset = spread(np.asarray(zero_point), scheme, values.shape)
     low, high = scheme.storage_range if scheme.four_bits else scheme.code_range
     if not scheme.spaced_evenly:
         with np.errstate(over="ignore"):
             return np.clip(values / step, low, high).astype(getattr(ml_dtypes, scheme.dtype))
     with np.errstate(over="ignore"):
-        steps = np.rint(values / step)
-    codes = np.clip(steps.astype(np.float64) + offset, low, high)
-    return np.asarray(codes, dtype=np.int32 if scheme.four_bits else scheme.dtype)
+        steps = np.asarray(values / step)
+    np.rint(steps, out=steps)
+    exact = _exact_for(scheme)
+    codes = steps.astype(exact, copy=False)
+    codes += offset.astype(exact)
+    np.clip(codes, low, high, out=codes)
+    return codes.astype(np.int32 if scheme.four_bits else scheme.dtype)
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Codes to float32."""
     step = spread(np.asarray(scale, dtype=np.float32), scheme, codes.shape)
-    offset = spread(np.asarray(zero_point, dtype=np.int64), scheme, codes.shape)
+    offset = spread(np.asarray(zero_point), scheme, codes.shape)
     if not scheme.spaced_evenly:
         return np.asarray(codes.astype(np.float32) * step, dtype=np.float32)
-    return np.asarray((codes.astype(np.int64) - offset).astype(np.float32) * step, dtype=np.float32)
+    exact = _exact_for(scheme)
+    steps = np.asarray(np.subtract(codes, offset, dtype=exact), np.float32)
+    steps *= step
+    return steps
+
+
+def _exact_for(scheme: Scheme) -> type[np.floating]:
+    """A type that holds all differences of the scheme's codes; the narrower one, for weights may be large."""
+    return np.float32 if max(map(abs, scheme.storage_range)) < 1 << 22 else np.float64
 
 
 def scale_and_zero_point(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,9 @@ Feed = dict[str, np.ndarray]
 T = TypeVar("T")
 R = TypeVar("R")
 
+EMBEDDED_BYTES = 32_000_000
+"""Of weights that travel within the message: they are held twice while a session is made."""
+
 _LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -82,6 +85,7 @@ def session(
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise VerificationError("ONNX Runtime cannot load the model", where=where, why=str(error)) from None
         del source
+        made._model_bytes = None  # the session itself has no use for what it was made of, as large as all weights
         yield made
 
 
@@ -97,7 +101,7 @@ def _source(
 
     if isinstance(model, onnx.ModelProto):
         return model.SerializeToString(), model.graph.name
-    if lean or ir.weight_bytes(model) > ir.EMBEDDED_LIMIT // 8:
+    if lean or ir.weight_bytes(model) > EMBEDDED_BYTES:
         return str(ir.save(model, scratch / "model.onnx", external=True)), model.name
     return ir.to_proto(model).SerializeToString(), model.name
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
-from qcompiler import runtime
-from qcompiler.runtime import side_by_side
+from qcompiler import ir, runtime
+from qcompiler.runtime import run, session, side_by_side
 
 
 def test_results_come_in_the_order_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +46,14 @@ def test_a_process_that_only_runs_a_file_imports_no_graphs() -> None:
     code = "import sys, qcompiler.verify.footprint; print({'onnx', 'networkx', 'qcompiler.ir'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_session_does_not_hold_what_it_was_made_of() -> None:
+    weight = ir.Constant("w", np.ones((512, 512), np.float32))
+    x = ir.Variable("x", np.dtype(np.float32), [1, 512])
+    y = ir.Variable("y", np.dtype(np.float32), [1, 512])
+    graph = ir.Graph([ir.Node("MatMul", "product", inputs=[x, weight], outputs=[y])], [x], [y], opset=17)
+    with session(graph) as made:
+        held = [value for value in gc.get_referents(made, vars(made)) if isinstance(value, bytes)]
+        assert sum(map(len, held)) < weight.values.nbytes
+        assert run(made, {"x": np.ones((1, 512), np.float32)})[0].sum() == 512 * 512
