@@ -74,6 +74,8 @@ NECK = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (f
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a)
     l = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (r, none, twice)
     y = Conv(l, u) }"""
+STEPS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,20,128] x) => (float[1,20,64] y) {{
+    {parts} = Split <axis = 1, num_outputs = 20> (x) {steps} y = Concat <axis = 1> ({ends}) }}"""
 CONSTANTS = {
     "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
     "twice": np.array([1, 1, 2, 2], np.float32),
@@ -117,6 +119,11 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a product, the mean of 197 tokens, a product", TOKENS, "spell-reduction", shapes))
     shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
+    parts, ends = (", ".join(f"{name}{step}" for step in range(20)) for name in "pe")
+    step = "q{0} = MatMul(p{0}, w) a{0} = Add(q{0}, b) r{0} = Relu(a{0}) e{0} = MatMul(r{0}, u)"
+    text = STEPS.format(parts=parts, ends=ends, steps=" ".join(step.format(place) for place in range(20)))
+    shapes = {"w": (128, 128), "b": (128,), "u": (128, 64)}
+    found.append(("two products of each of 20 steps", text, "merge-slices", shapes))
     shapes = {"w": tap, "v": (64, 4, 3, 3), "u": tap}
     return [*found, ("Conv, Conv of 16 groups, Conv, 64 x 40 x 40", GROUPED, "merge-groups", shapes)]
 
