@@ -15,6 +15,9 @@ PASSING = frozenset(("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Uns
 PART = 12.0
 """Decibels by which one part of an output may be less true than a whole output."""
 
+PART_OF_SELECTION = 5.0
+"""The same of what an output is selected from: in the end its parts are judged one by one, see ``settle.FAITHFUL``."""
+
 CARRYING = PASSING | {"Add", "Clip", "Div", "Exp", "Max", "Min", "Mul", "Sigmoid", "Slice", "Split", "Sub", "Where"}
 """Operators that may stand behind a selection without making another quantity of what was selected."""
 
@@ -30,20 +33,22 @@ _DEEPEST = 24
 def measuring_points(graph: ir.Graph) -> dict[str, float]:
     """The float tensors that make up the outputs, a Concat of boxes and scores being two quantities, not one; each with
     the decibels by which it may fall behind: none for a whole output, ``PART`` for one of several parts. Of what is
-    selected by computed numbers, that among which is selected: see ``selections``."""
+    selected by computed numbers, that among which is selected, see ``selections``, and ``PART_OF_SELECTION``."""
     found: dict[str, float] = {}
     selected = selections(graph)
     for tensor in graph.outputs:
-        parts = selected.get(tensor.name) or _parts(graph, tensor)
+        parts, allowed = selected.get(tensor.name, []), PART_OF_SELECTION
+        if not parts:
+            parts, allowed = _parts(graph, tensor), PART
         for name in parts:
-            found[name] = min(found.get(name, math.inf), PART if len(parts) > 1 else 0.0)
+            found[name] = min(found.get(name, math.inf), allowed if len(parts) > 1 else 0.0)
     return found
 
 
 def selections(graph: ir.Graph) -> dict[str, list[str]]:
-    """The float tensors among which outputs are selected, and sorted perhaps, by numbers that are computed: the boxes
-    and scores before the best of them are taken. Rounding may turn two that score alike, or bring one more over a
-    threshold; compared place by place, all behind them is then another's."""
+    """The float tensors among which outputs are selected, and sorted perhaps, by numbers that are computed, and these
+    numbers: the boxes and scores before the best of them are taken. Rounding may turn two that score alike, or bring
+    one more over a threshold; compared place by place, all behind them is then another's."""
     nodes = set(graph.nodes)
     known: dict[ir.Tensor, list[ir.Tensor]] = {}
     found = {tensor.name: _selected_from(tensor, nodes, known, 0) for tensor in graph.outputs}
@@ -53,6 +58,23 @@ def selections(graph: ir.Graph) -> dict[str, list[str]]:
         if tensors
     }
     return {name: names for name, names in points.items() if names}
+
+
+def selecting(graph: ir.Graph, output: str) -> list[ir.Node]:
+    """The nodes that select what the output of that name holds, from the last one on."""
+    nodes, seen, found = set(graph.nodes), set[ir.Node](), list[ir.Node]()
+    waiting: list[ir.Tensor] = [tensor for tensor in graph.outputs if tensor.name == output]
+    while waiting:
+        node = ir.producer(waiting.pop(0))
+        if node is None or node in seen or node not in nodes or node.domain:
+            continue
+        seen.add(node)
+        if _selects(node):
+            found.append(node)
+            waiting += _read_to_select(node)
+        elif node.op in CARRYING:
+            waiting += node.inputs
+    return found
 
 
 def _computes(node: ir.Node | None, nodes: set[ir.Node]) -> bool:
@@ -74,7 +96,7 @@ def _selected_from(
     if node is not None and node in nodes and not node.domain and depth <= _DEEPEST:
         selects = _selects(node)
         if selects or node.op in CARRYING:
-            read = node.inputs[: SELECTING[node.op]] if selects else node.inputs
+            read = _read_to_select(node) if selects else node.inputs
             sources = [source for source in read if not ir.is_constant(source) and source.name]
             behind = [_selected_from(source, nodes, known, depth + 1) for source in sources]
             if selects or any(behind):
@@ -85,22 +107,30 @@ def _selected_from(
 
 def _selects(node: ir.Node) -> bool:
     """Whether the node selects by computed numbers."""
-    return node.op in SELECTING and (node.op not in BY_INDEX or (len(node.inputs) > 1 and _by_values(node.inputs[1])))
+    if node.op not in BY_INDEX:
+        return node.op in SELECTING
+    return len(node.inputs) > 1 and bool(_decides(node.inputs[1]))
 
 
-def _by_values(index: ir.Tensor) -> bool:
-    """Whether numbers that are computed in floats decide the index, not sizes or what the user gives."""
-    waiting, seen = [index], set()
+def _read_to_select(node: ir.Node) -> list[ir.Tensor]:
+    """The values that the node selects among, and those that decide which."""
+    return [*node.inputs[: SELECTING[node.op]], *(_decides(node.inputs[1]) if node.op in BY_INDEX else ())]
+
+
+def _decides(index: ir.Tensor) -> list[ir.Tensor]:
+    """The tensors computed in floats that decide the index; none where sizes do, or what the user gives."""
+    waiting, seen, found = [index], set[ir.Tensor](), list[ir.Tensor]()
     while waiting:
         tensor = waiting.pop()
         node = ir.producer(tensor)
         if node is None or tensor in seen or node.op in ("Shape", "Size"):
             continue
-        if tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f":
-            return True
         seen.add(tensor)
-        waiting += node.inputs
-    return False
+        if tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f":
+            found.append(tensor)
+        else:
+            waiting += node.inputs
+    return found
 
 
 def _parts(graph: ir.Graph, output: ir.Tensor) -> list[str]:

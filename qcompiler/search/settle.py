@@ -17,7 +17,7 @@ from qcompiler.plan import Plan
 from qcompiler.report import OutputRecord, SpeedRecord
 from qcompiler.runtime import Feed, run, session, side_by_side
 from qcompiler.search import improve
-from qcompiler.search.points import selections
+from qcompiler.search.points import selecting, selections
 from qcompiler.search.refine import NOISE, Candidate
 from qcompiler.search.sensitivity import with_outputs
 from qcompiler.verify import numbers, timing
@@ -169,10 +169,11 @@ def unchanged(compilation: Compilation, plan: Plan | None) -> Candidate:
 def unfaithful(
     compilation: Compilation, plan: Plan | None, statistics: Statistics | None, found: Measured
 ) -> list[str]:
-    """A line for each output that has little left of the source's, naming the nodes that make the noise."""
+    """A line for each output that has little left of the source's, naming the nodes that make the noise, or those that
+    select otherwise."""
     bad = sorted(found.unfaithful(), key=lambda output: output.judged)
     if not bad:
-        return []
+        return _exchanged(compilation, found)
     shares: list[tuple[str, float]] = []
     if plan is not None and plan.sites and compilation.precision == "int8":
         runs = int(EXPLAINING / (2e-3 * found.speed.source_ms)) if found.speed is not None else 100
@@ -184,4 +185,20 @@ def unfaithful(
         f"output '{output.name}'" if output.selected_from is None else f"what output '{output.name}' is selected from"
         for output in bad
     ]
-    return [f"{name} keeps {output.judged:.1f} dB{why}" for name, output in zip(names, bad)]
+    lines = [f"{name} keeps {output.judged:.1f} dB{why}" for name, output in zip(names, bad)]
+    return lines + _exchanged(compilation, found)
+
+
+def _exchanged(compilation: Compilation, found: Measured) -> list[str]:
+    """A line for each output that a selection is all that is wrong with: compared place by place it says little."""
+    lines = []
+    for output in found.outputs:
+        if output.selected_from is None or output.judged < FAITHFUL or output.sqnr >= FAITHFUL:
+            continue
+        names = list(dict.fromkeys(f"{node.op} '{node.name}'" for node in selecting(compilation.graph, output.name)))
+        among = f"{', '.join(names[:MOST_NAMED])} select" + ("s" if len(names) == 1 else "")
+        lines.append(
+            f"output '{output.name}' keeps {output.sqnr:.1f} dB place by place: {among} among what keeps "
+            f"{output.selected_from:.1f} dB, where what is nearly equal changes places"
+        )
+    return lines

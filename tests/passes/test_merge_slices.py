@@ -22,7 +22,8 @@ def steps(step: str, axis: int, shape: str, places: tuple[int, ...] = (0, 1, 2),
     """``step`` from x to e0, e1, …, which are put together: ``@`` is the place, ``#`` the next one."""
     text = " ".join(step.replace("@", str(place)).replace("#", str(place + 1)) for place in places)
     joined = ", ".join(f"e{place}" for place in places)
-    graph = program(f"(float[{shape}] x) => (float y{also}) {{ {text} y = Concat <axis = {axis}> ({joined}) }}", CONSTANTS)
+    text += f" y = Concat <axis = {axis}> ({joined})"
+    graph = program(f"(float[{shape}] x) => (float y{also}) {{ {text} }}", CONSTANTS)
     ir.infer_shapes(graph)
     return graph
 

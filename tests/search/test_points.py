@@ -10,7 +10,9 @@ from planned import weights
 import qcompiler
 from qcompiler import ir
 from qcompiler.report.text import agreement
-from qcompiler.search.points import PART, measuring_points, selections
+from qcompiler.search.improve import FLOOR
+from qcompiler.search.points import PART_OF_SELECTION, measuring_points, selecting, selections
+from qcompiler.search.settle import FAITHFUL
 
 INTEGERS = {
     "k": np.array([5]), "last": np.array([2]), "wide": np.array([1, 1, 4]), "sizes": np.array([4, 3]),
@@ -32,7 +34,14 @@ def found(text: str) -> tuple[dict[str, list[str]], dict[str, float]]:
 def test_the_best_boxes_are_judged_among_all() -> None:
     selected, points = found(DETECTOR)
     assert selected == {"y": ["boxes", "best"]}  # classes are no quantities
-    assert points == {"boxes": PART, "best": PART}
+    assert points == {"boxes": PART_OF_SELECTION, "best": PART_OF_SELECTION}
+    assert PART_OF_SELECTION <= FLOOR - FAITHFUL  # what is aimed at is enough in the end
+
+
+def test_what_selects_is_named() -> None:
+    graph = program(DETECTOR, INTEGERS)
+    ir.infer_shapes(graph)
+    assert [node.op for node in selecting(graph, "y")] == ["GatherElements", "TopK"]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +50,7 @@ def test_the_best_boxes_are_judged_among_all() -> None:
         ("v, y = TopK<axis = 2>(a, k)", ["a"]),
         ("v, i = TopK<axis = 2>(a, k) y = Mul(v, v)", ["a"]),
         ("m = Greater(a, half) n = NonZero(m) t = Transpose(n) y = GatherND(a, t)", ["a"]),
+        ("b = Abs(x) v, i = TopK<axis = 2>(a, k) y = GatherElements<axis = 2>(b, i)", ["b", "a"]),
         ("b = Abs(x) y = NonMaxSuppression(a, b, most)", ["a", "b"]),
     ],
 )
@@ -76,6 +86,22 @@ def test_a_detector_keeps_its_codes_though_places_are_exchanged() -> None:
     assert output.judged == output.selected_from == result.report.sqnr
     assert [column.header for column in agreement(result.report.outputs).columns][-1] == "selected from"
     assert not result.report.warnings
+
+
+def test_exchanged_places_are_told_with_what_exchanged_them() -> None:
+    text = """(float[1,3,8,8] x) => (float[1,40] y) {
+        c = Conv(x, w) r = Relu(c) d = Conv(r, v) f = Flatten(d) s, i = TopK<axis = 1>(f, most)
+        t = Sin(x) g = Flatten(t) y = GatherElements<axis = 1>(g, i) }"""
+    constants = {**weights(w=(8, 3, 3, 3), v=(4, 8, 3, 3)), "most": np.array([40])}
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(6)]
+    result = qcompiler.compile(program(text, constants), feeds, options=qcompiler.Options(timing=False))
+    (output,) = result.report.outputs
+    (warning,) = result.report.warnings
+    assert output.sqnr < 15.0 < output.judged < 50.0  # of the scores: what is taken by them is exact
+    assert warning.startswith(f"output 'y' keeps {output.sqnr:.1f} dB place by place: GatherElements '")
+    among = f"' selects among what keeps {output.judged:.1f} dB, where what is nearly equal changes places"
+    assert warning.endswith(among)
 
 
 def test_sums_that_branch_are_looked_at_once() -> None:
