@@ -75,7 +75,8 @@ def _found(concat: ir.Node, graph: ir.Graph) -> tuple[_Slice, list[ir.Node]] | N
     axes = rank(concat.inputs[0])
     if not axes:
         return None
-    axis, steps, joined = int(concat.attrs["axis"]) % axes, [], False
+    axis, joined = int(concat.attrs["axis"]) % axes, False
+    steps: list[ir.Node] = []
     tensors: list[ir.Tensor] = list(concat.inputs)
     while True:
         nodes = _alike(tensors, graph)
