@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler import ir
-from qcompiler.passes._algebra import ONE, Match, Refusal, Sum, downward, expand, product, rewrite, scalar, upward
+from qcompiler.passes._algebra import ONE, Match, Refusal, Sum, downward, expand, product, rewrite, upward
+from qcompiler.passes._normalization import filled, last_axes, made_by, normalized_shape, root_power
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _OPSET = 17
@@ -43,11 +44,11 @@ class RecognizeLayerNorm(Pass):
 
 def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Refusal]:
     """Looks from the square root up to the variance and the mean, and from there down to what is normalized."""
-    power = _root_power(node)
+    power = root_power(node)
     if power is None:
         return
     deviation = node.outputs[0]
-    inside = [t for t in upward(node.inputs[0]) if _made_by(t, "ReduceMean", "Cast")]
+    inside = [t for t in upward(node.inputs[0]) if made_by(t, "ReduceMean", "Cast")]
     for variance in inside:
         shifted = expand(node.inputs[0], stop={variance})
         if not shifted.terms.keys() <= {product(variance), ONE} or shifted.terms.get(product(variance)) != 1.0:
@@ -57,13 +58,13 @@ def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Ref
         assert average is not None
         squares = average.inputs[0]
         within = list(upward(squares))
-        if average.op == "Cast" or any(_made_by(t, "Cast") for t in within):
+        if average.op == "Cast" or any(made_by(t, "Cast") for t in within):
             # A Cast changes the precision of a part; the node computes the whole in one.
-            if any(_made_by(t, "ReduceMean" if average.op == "Cast" else "Sub") for t in within):
+            if any(made_by(t, "ReduceMean" if average.op == "Cast" else "Sub") for t in within):
                 yield Refusal(node.name, "a Cast to another type stands inside what looks like a layer normalization")
             return
         for mean in within:
-            if not _made_by(mean, "ReduceMean"):
+            if not made_by(mean, "ReduceMean"):
                 continue
             centre = ir.producer(mean)
             assert centre is not None
@@ -72,12 +73,12 @@ def _attempt(node: ir.Node, opset: int, namer: ir.Namer) -> Iterator[Match | Ref
             if not spread.equals({product((source, 2)): 1.0, product(source, mean): -2.0, product((mean, 2)): 1.0}):
                 continue
             nodes = {node, average, centre} | shifted.nodes | spread.nodes
-            axes = _last_axes(average, source)
+            axes = last_axes(average, source)
             if opset < _OPSET:
                 yield Refusal(node.name, f"LayerNormalization needs opset {_OPSET}, the model has {opset}")
             elif isinstance(axes, str):
                 yield Refusal(node.name, axes)
-            elif axes != _last_axes(centre, source) or epsilon < 0:
+            elif axes != last_axes(centre, source) or epsilon < 0:
                 yield Refusal(node.name, "mean and variance are taken over different axes, or epsilon is negative")
             else:
                 place = _Place(source, mean, deviation, power, axes, epsilon, namer)
@@ -134,45 +135,14 @@ def _gamma_and_beta(whole: Sum, place: _Place) -> tuple[np.ndarray, np.ndarray |
     tensors = [tensor for tensor, _ in (*gamma, *beta)]
     if not all(ir.is_constant(tensor) for tensor in tensors):
         return "gamma or beta is computed, not a constant"
-    shape = _normalized_shape(tensors, place)
+    shape = normalized_shape(tensors, place.source, place.axes)
     if shape is None:
         return f"gamma and beta are not constants of the shape of the last {place.axes} axes"
     dtypes = {t.values.dtype for t in tensors} or {np.dtype(place.source.dtype) if place.source.dtype else None}
     (dtype,) = dtypes if len(dtypes) == 1 else (None,)
     if dtype is None or dtype == np.float64:
         return "its type is unknown" if dtype is None else "float64, which the node need not keep"
-    return _filled(gamma, factor, shape, dtype), _filled(beta, shift, shape, dtype) if rest else None
-
-
-def _normalized_shape(tensors: list[ir.Tensor], place: _Place) -> tuple[int, ...] | None:
-    """The shape that gamma and beta must have: their own, or that of the source's last axis when they are numbers.
-
-    More dimensions are fine when they are 1 and do not raise the rank of the result.
-    """
-    known = place.source.shape
-    shapes = set()
-    for tensor in tensors:
-        shape = tensor.values.shape
-        if len(shape) < place.axes or set(shape[: -place.axes]) - {1}:
-            return None
-        if len(shape) > (place.axes if known is None else len(known)):
-            return None
-        shapes.add(tuple(shape[-place.axes :]))
-    if not tensors and known is not None and place.axes == 1 and isinstance(known[-1], int):
-        return (known[-1],)  # for more axes the ones would be as large as an activation
-    if len(shapes) != 1:
-        return None
-    (only,) = shapes
-    sizes = only if known is None else known[-place.axes :]
-    return only if all(not isinstance(size, int) or size == own for size, own in zip(sizes, only)) else None
-
-
-def _filled(monomial: frozenset, factor: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if not monomial:
-        return np.full(shape, factor, dtype)
-    ((tensor, _),) = monomial
-    values = tensor.values.reshape(shape)
-    return values if factor == 1.0 else (values.astype(np.float64) * factor).astype(dtype)
+    return filled(gamma, factor, shape, dtype), filled(beta, shift, shape, dtype) if rest else None
 
 
 def _build(place: _Place, gamma: np.ndarray, beta: np.ndarray | None) -> list[ir.Node]:
@@ -180,35 +150,3 @@ def _build(place: _Place, gamma: np.ndarray, beta: np.ndarray | None) -> list[ir
     if beta is not None:
         inputs.append(ir.Constant(place.namer(f"{place.source.name}_beta"), beta))
     return [ir.Node("LayerNormalization", attrs={"axis": -place.axes, "epsilon": place.epsilon}, inputs=inputs)]
-
-
-def _root_power(node: ir.Node) -> int | None:
-    """The power to which the node's output is one over the root of its input; None when the node is no root."""
-    if node.domain:
-        return None
-    if node.op == "Sqrt":
-        return -1
-    return {0.5: -1, -0.5: 1}.get(scalar(node.inputs[1]) or 0.0) if node.op == "Pow" else None
-
-
-def _made_by(tensor: ir.Tensor, *ops: str) -> bool:
-    node = ir.producer(tensor)
-    return node is not None and not node.domain and node.op in ops
-
-
-def _last_axes(reduce: ir.Node, source: ir.Tensor) -> int | str:
-    """How many of the last axes the node reduces, or why it does something else."""
-    axes = reduce.attrs.get("axes")
-    if axes is None and len(reduce.inputs) > 1:
-        if not ir.is_constant(reduce.inputs[1]):
-            return "its axes are computed"
-        axes = [int(axis) for axis in reduce.inputs[1].values]
-    rank = None if source.shape is None else len(source.shape)
-    if not axes or reduce.attrs.get("keepdims", 1) != 1:
-        return "it reduces all axes, or drops the reduced ones"
-    if rank is None and max(axes) >= 0:
-        return "its axes count from the front and the rank is not known"
-    from_back = sorted(axis - (rank or 0) if axis >= 0 else axis for axis in axes)
-    if from_back != list(range(-len(from_back), 0)):
-        return f"it normalizes over axes {list(axes)}, which are not the last ones"
-    return len(from_back)
