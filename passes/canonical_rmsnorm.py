@@ -30,8 +30,8 @@ class CanonicalRmsNorm(Pass):
     Operands may be in any order, the division Reciprocal and Mul, or Pow(−0.5), or by Pow(0.5), with a factor beside
     gamma or in its place.
 
-    Left alone: without gamma or epsilon, as no runtime makes one operator of it; with the reason, gamma that is computed
-    or has another shape; other axes; types other than float32; patterns of which a part is used elsewhere.
+    Left alone: without gamma or epsilon, as no runtime makes one operator of it; with the reason, gamma that is
+    computed or has another shape; other axes; types other than float32; patterns of which a part is used elsewhere.
     """
 
     name: ClassVar[str] = "canonical-rmsnorm"
