@@ -30,6 +30,8 @@ a few that follow one another, which are often of one recording or page."""
 BLOCKS = 8
 NARROWER = 0.3
 """Decibels that a narrower range must gain: what it cuts off other samples is not seen on these."""
+MUCH_NARROWER = 1.0
+"""The same where the gain is sure in decibels alone: a few samples hold most of the noise, and say so by themselves."""
 SAMPLES, MORE_SAMPLES = 16, 64
 """Measured on first, and where that leaves the question open."""
 OPEN = 0.3
@@ -89,16 +91,20 @@ class _Unkept(Switchboard):
 def chosen(noise: Mapping[str, np.ndarray], usual: str = USUAL) -> str:
     """The observer with surely less noise, by sample, than the usual one and those that are wider.
 
-    Sure is what the noise says and, of a wider range, what its decibels say: where a few samples hold most of the
-    noise, only these tell what the others hold. Of a narrower one, which is good for most samples and ruins a few, they
-    would hide just these.
+    Sure is what the noise says or what its decibels say: where a few samples hold most of the noise, only these tell
+    what the others hold. Of a narrower range, which is good for most samples and ruins a few, they would hide just
+    these: the few must then gain too, and more.
     """
     best = usual
     for name in sorted(noise, key=WIDTHS.__getitem__):
         narrower = WIDTHS[name] > WIDTHS[best]
-        surely = is_sure(noise[best] - noise[name])
-        surely = surely or (not narrower and is_sure(decibels_less(noise[best], noise[name])))
-        if surely and is_less(noise[name], noise[best], NARROWER if narrower else 0.0):
+        if is_sure(noise[best] - noise[name]):
+            least = NARROWER
+        elif is_sure(decibels_less(noise[best], noise[name])):
+            least = MUCH_NARROWER
+        else:
+            continue
+        if is_less(noise[name], noise[best], least if narrower else 0.0):
             best = name
     return best
 

@@ -56,12 +56,17 @@ def test_nearly_all_samples_decide_for_a_wider_range() -> None:
     assert chosen(noise) == "percentile"
 
 
-def test_nearly_all_samples_decide_nothing_for_a_narrower_one() -> None:
+def test_for_a_narrower_range_the_loudest_samples_must_gain_too() -> None:
     noise = alike()
-    noise["entropy"] /= 30
     for observed in noise.values():
         observed[3] *= 1000
+    noise["entropy"] /= 30
+    noise["entropy"][3] *= 30
     assert chosen(noise) == "percentile"
+    noise["entropy"][3] /= 1.2
+    assert chosen(noise) == "percentile"
+    noise["entropy"][3] /= 1.2
+    assert chosen(noise) == "entropy"
 
 
 def test_samples_that_follow_one_another_are_one() -> None:
