@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qcompiler.errors import ReportError, VerificationError
 from qcompiler.metrics import Drop, Metric
+from qcompiler.report import OutputRecord
 from qcompiler.report.reading import check_format, read_json, record_of
 from qcompiler.verify.numbers import OutputError
 
@@ -147,12 +148,16 @@ def _worse(where: str, found: str, before: str, baseline: Baseline, allowed: str
     return VerificationError(f"{found} the {before} in {baseline.where}", where=where, why=allowed)
 
 
+def _written(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def verified(
-    source: str, compiled: str, samples: int | None, errors: list[OutputError], speed: Any, metric: Judged | None
+    source: str, compiled: str, samples: int | None, found: Sequence[OutputRecord], speed: Any, metric: Judged | None
 ) -> dict[str, Any]:
     """What ``verify --json`` prints: JSON has no infinity, so it is written as a string that float() reads back."""
-    outputs = [{**vars(one), "sqnr": one.sqnr if math.isfinite(one.sqnr) else str(one.sqnr)} for one in errors]
-    found: dict[str, Any] = {"format": VERIFIED, "source": source, "compiled": compiled, "samples": samples}
+    outputs = [{name: _written(value) for name, value in vars(one).items()} for one in found]
+    head: dict[str, Any] = {"format": VERIFIED, "source": source, "compiled": compiled, "samples": samples}
     if metric is not None:
-        found["metric"] = {"name": metric.metric.name, "source": metric.source, "compiled": metric.compiled}
-    return {**found, "outputs": outputs, "speed": vars(speed)}
+        head["metric"] = {"name": metric.metric.name, "source": metric.source, "compiled": metric.compiled}
+    return {**head, "outputs": outputs, "speed": vars(speed)}

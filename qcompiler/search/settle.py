@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +15,11 @@ from qcompiler.calibrate import Statistics
 from qcompiler.explain import loudest
 from qcompiler.plan import Plan
 from qcompiler.report import OutputRecord, SpeedRecord
-from qcompiler.runtime import Feed, run, session, side_by_side
+from qcompiler.runtime import Feed, run, session
 from qcompiler.search import improve
-from qcompiler.search.points import selecting, selections
+from qcompiler.search.points import selecting
 from qcompiler.search.refine import NOISE, Candidate
-from qcompiler.search.sensitivity import with_outputs
+from qcompiler.search.selected import with_selections
 from qcompiler.verify import numbers, timing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
             feeds = improve.spaced(feeds, affordable(source, feeds))
         with session(graph, threads=options.threads, optimize=compilation.optimize) as compiled:
             outputs = [OutputRecord(**vars(error)) for error in numbers.compare(source, compiled, feeds)]
-        outputs = _with_selections(compilation, graph, outputs, feeds)
+        outputs = with_selections(compilation.graph, graph, outputs, feeds, optimize=compilation.optimize)
         if not options.timing or not feeds:
             return Measured(outputs, None, len(feeds))
         with session(graph, threads=options.threads) as compiled:
@@ -73,26 +73,6 @@ def measured(compilation: Compilation, graph: ir.Graph) -> Measured:
         rounds=found.rounds,
     )
     return Measured(outputs, speed, len(feeds))
-
-
-def _with_selections(
-    compilation: Compilation, graph: ir.Graph, outputs: list[OutputRecord], feeds: Sequence[Feed]
-) -> list[OutputRecord]:
-    """The outputs, those that are a selection with the decibels of what they are selected from."""
-    selected = selections(compilation.graph)
-    if not selected:
-        return outputs
-    names = list(dict.fromkeys(name for points in selected.values() for name in points))
-    found = numbers.Comparison(names)
-    own = with_outputs(graph, names)
-    with session(with_outputs(compilation.graph, names)) as plain, session(own, optimize=compilation.optimize) as coded:
-        for wanted, actual in side_by_side(lambda feed: (run(plain, feed, names), run(coded, feed, names)), feeds):
-            found.add(wanted, actual)
-    decibels = {error.name: error.sqnr for error in found.errors()}
-    return [
-        replace(one, selected_from=min(decibels[name] for name in selected[one.name])) if one.name in selected else one
-        for one in outputs
-    ]
 
 
 def affordable(source: ort.InferenceSession, feeds: Sequence[Feed]) -> int:

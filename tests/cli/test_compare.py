@@ -9,6 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from cli.programs import invoke
+from pass_helpers import program
+from planned import weights
+
+from qcompiler import ir
 
 
 @pytest.fixture
@@ -54,6 +58,24 @@ def test_verify_json(compiled: Path) -> None:
     same = json.loads(invoke("verify", "matmul.onnx", "matmul.onnx", "--data", "matmul.npz", "--json").out)
     assert float(same["outputs"][0]["sqnr"]) == float("inf")
     assert set(found["speed"]) >= {"median", "speedup", "rounds"}
+
+
+def test_verify_judges_a_selection_by_what_it_is_made_from(folder: Path) -> None:
+    graph = program(
+        """(float[1,3,8,8] x) => (float[1,40] y) {
+            c = Conv(x, w) r = Relu(c) d = Conv(r, v) f = Flatten(d) s, i = TopK<axis = 1>(f, most)
+            t = Sin(x) g = Flatten(t) y = GatherElements<axis = 1>(g, i) }""",
+        {**weights(w=(8, 3, 3, 3), v=(4, 8, 3, 3)), "most": np.array([40])},
+    )
+    ir.save(graph, "best.onnx")
+    np.savez("best.npz", x=np.random.default_rng(0).normal(size=(6, 1, 3, 8, 8)).astype(np.float32))
+    files = ("best.onnx", "best8.onnx", "--data", "best.npz")
+    compiling = invoke("compile", files[0], "-o", *files[1:], "--no-timing", "--quiet")
+    assert compiling.code == 0, compiling.err
+    (output,) = json.loads(invoke("verify", *files, "--json").out)["outputs"]
+    assert output["sqnr"] < 15.0 < output["selected_from"] < 60.0
+    assert "selected from" in invoke("verify", *files, "--min-sqnr", "15").out
+    invoke("verify", *files, "--min-sqnr", "60").fails(1, "what output 'y' is selected from has ", "--min-sqnr")
 
 
 @pytest.mark.parametrize(("here", "there"), [("vnni", False), ("avx2", True)])
