@@ -12,7 +12,6 @@ from qcompiler.errors import ReportError, VerificationError
 from qcompiler.metrics import Drop, Metric
 from qcompiler.report import OutputRecord
 from qcompiler.report.reading import check_format, read_json, record_of
-from qcompiler.verify.numbers import OutputError
 
 VERIFIED = "qcompiler-verify/1"
 """The format of what ``qcompiler verify --json`` prints."""
@@ -46,6 +45,7 @@ class Tolerance:
 class _Output:
     name: str
     sqnr: float
+    selected_from: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def check_metric(found: Judged, allowed: Drop, where: str) -> None:
 
 def check_baseline(
     baseline: Baseline,
-    errors: Mapping[str, OutputError],
+    found: Mapping[str, OutputRecord],
     speedup: float | None,
     metric: Judged | None,
     tolerance: Tolerance,
@@ -107,17 +107,19 @@ def check_baseline(
     """Raises VerificationError that names the output and the number that got worse, and by how much; the output that
     lost most comes first. ReportError where the baseline is of another model."""
     for output in baseline.outputs:
-        if output.name not in errors:
+        if output.name not in found:
             raise ReportError(
                 "is of another model", where=baseline.where, why=f"there is no output '{output.name}' in {where}",
                 fix="take the baseline anew",
             )  # fmt: skip
-    lost = {one.name: _lost(one.sqnr, errors[one.name].sqnr) for one in baseline.outputs}
-    for one in sorted(baseline.outputs, key=lambda output: lost[output.name], reverse=True):
-        if lost[one.name] > tolerance.sqnr:
+    pairs = {one.name: _comparable(one, found[one.name]) for one in baseline.outputs}
+    lost = {name: _lost(*pair) for name, pair in pairs.items()}
+    for name in sorted(lost, key=lost.__getitem__, reverse=True):
+        if lost[name] > tolerance.sqnr:
+            then, now = pairs[name]
             raise _worse(
-                where, f"output '{one.name}' has {errors[one.name].sqnr:.2f} dB, {lost[one.name]:.2f} dB less than",
-                f"{one.sqnr:.2f} dB", baseline, f"--sqnr-tolerance allows {tolerance.sqnr:g}",
+                where, f"output '{name}' has {now:.2f} dB, {lost[name]:.2f} dB less than", f"{then:.2f} dB", baseline,
+                f"--sqnr-tolerance allows {tolerance.sqnr:g}",
             )  # fmt: skip
     before = baseline.speed.speedup if baseline.speed is not None else math.nan
     if speedup is not None and speedup < before * (1.0 - tolerance.speed):
@@ -137,6 +139,13 @@ def check_baseline(
 def _lost(before: float, now: float) -> float:
     """Decibels; none where both outputs are equal to the source's, or have nothing of it."""
     return 0.0 if before == now else min(before, ALIKE) - min(now, ALIKE)
+
+
+def _comparable(before: _Output, now: OutputRecord) -> tuple[float, float]:
+    """The decibels of both: of what a selection is made from, where both say it."""
+    if before.selected_from is not None and now.selected_from is not None:
+        return before.selected_from, now.selected_from
+    return before.sqnr, now.sqnr
 
 
 def _beyond(drop: float, allowed: Drop, value: float) -> bool:

@@ -147,7 +147,7 @@ def verify_command(source: str, compiled: str, as_json: bool, quiet: bool, **giv
         gate.check_metric(judged, given["max_drop"], compiled)
     if baseline is not None:
         tolerance = gate.Tolerance(given["sqnr_tolerance"], given["speed_tolerance"], given["metric_tolerance"])
-        named = {error.name: error for error in errors}
+        named = {one.name: one for one in outputs}
         gate.check_baseline(baseline, named, speed.speedup, judged, tolerance, compiled)
 
 
