@@ -1,4 +1,4 @@
-"""Folds batch normalization into the operator before it."""
+"""Folds batch normalization into the operator before it, or behind it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler import ir
-from qcompiler.passes._linear import LINEAR, Refusal, WeightEditor, fold_chain, normalization, output_channels, weight
+from qcompiler.passes._linear import (
+    LINEAR,
+    Refusal,
+    WeightEditor,
+    fold_chain,
+    input_channels,
+    normalization,
+    output_channels,
+    weight,
+)
 from qcompiler.passes._shape_values import ShapeValues
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
@@ -18,7 +27,11 @@ class FoldBatchNorm(Pass):
     1. a Conv before it, grouped, depthwise, with or without a bias;
     2. a ConvTranspose, grouped too;
     3. a Gemm, its weight transposed or not, whatever its alpha and beta;
-    4. a MatMul by a constant with a result of rank 2; an Add of the new bias takes the normalization's place.
+    4. a MatMul by a constant with a result of rank 2; an Add of the new bias takes the normalization's place;
+
+    or where there is none of these, of
+
+    5. a Gemm behind it, the only reader: behind an activation, as networks for tables have it.
 
     Refused, and left as it is: one that trains; parameters that are computed; nothing of the above before it; a
     result of that operator which somebody else reads or which is returned; weights that would overflow their type.
@@ -40,7 +53,10 @@ class FoldBatchNorm(Pass):
                     _fold(node, inner, graph.opset, returned, shapes, editor)
                     rewrites += 1
                 except Refusal as refusal:
-                    refused.append(Diagnostic(node.name, str(refusal), "refused"))
+                    if _fold_behind(node, inner, graph.opset, returned, editor):
+                        rewrites += 1
+                    else:
+                        refused.append(Diagnostic(node.name, str(refusal), "refused"))
         return PassResult(rewrites, tuple(refused))
 
 
@@ -67,3 +83,29 @@ def _fold(
     if scale.size != output_channels(before, values):
         raise Refusal(f"it has {scale.size} channels, '{before.name}' has {output_channels(before, values)}")
     fold_chain(editor, inner, before, [node], scale, shift)
+
+
+def _fold_behind(
+    node: ir.Node, inner: ir.Graph, opset: int, returned: set[ir.Tensor], editor: WeightEditor
+) -> bool:
+    """Folds the normalization into the operator that reads it, and returns whether that can be."""
+    result = node.outputs[0]
+    if len(result.outputs) != 1 or result in returned:
+        return False
+    (reader,) = result.outputs
+    values = weight(reader)
+    if values is None or reader.op != "Gemm" or reader.inputs[0] is not result:
+        return False
+    if reader.attrs.get("transA", 0) or not any(other is reader for other in inner.nodes):
+        return False
+    try:
+        scale, shift = normalization(node, opset)
+        if scale.size != input_channels(reader, values):
+            return False
+        editor.before(reader, scale, shift)
+    except Refusal:
+        return False
+    reader.inputs[0] = node.inputs[0]
+    ir.detach(node)
+    inner.nodes[:] = [other for other in inner.nodes if other is not node]
+    return True

@@ -106,7 +106,7 @@ def fates(
 
 def original_name(name: str) -> str:
     """The name that the node had before ONNX Runtime rewrote it."""
-    base = name
+    base = name.removeprefix("fused ")
     for mark in ("/MatMulAddFusion", "/DuplicateQDQ"):
         base = base.split(mark)[0]
     stem, token, number = base.rpartition("_token_")

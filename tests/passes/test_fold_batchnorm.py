@@ -94,6 +94,25 @@ def test_gemm(attributes: str, bias: str) -> None:
     check(text, constants | ({"b": weights(1, 4)} if bias else {}), ["Gemm"])
 
 
+@pytest.mark.parametrize("attributes", ["", "<transB=1>", "<alpha=0.5,beta=2.0>"])
+@pytest.mark.parametrize("bias", ["", ", b"])
+def test_a_gemm_behind_it(attributes: str, bias: str) -> None:
+    text = f"""(float[n,6] x) => (float[n,4] y) {{
+        r = Relu(x)  s = BatchNormalization(r, gamma, beta, mean, var)  y = Gemm{attributes}(s, w{bias})
+    }}"""
+    constants = {"w": weights(4, 6) if "transB" in attributes else weights(6, 4), **normalization(6)}
+    check(text, constants | ({"b": weights(4)} if bias else {}), ["Relu", "Gemm"])
+
+
+@pytest.mark.parametrize(
+    "behind", ["z = Gemm(s, w)  y = Add(z, s)", "t = Transpose(s)  y = Gemm<transA=1>(t, w)", "y = MatMul(s, w)"]
+)
+def test_what_reads_it_stays_apart(behind: str) -> None:
+    text = f"r = Relu(x)  s = BatchNormalization(r, gamma, beta, mean, var) {behind}"
+    before = program(f"(float[6,6] x) => (float[6,6] y) {{ {text} }}", {"w": weights(6, 6), **normalization(6)})
+    assert run_pass(FoldBatchNorm(), before)[1] == 0
+
+
 def test_matmul_of_rank_two_keeps_an_add() -> None:
     text = """(float[n,3] x) => (float[n,4] y) {
         c = MatMul(x, w)  y = BatchNormalization(c, gamma, beta, mean, var)
