@@ -74,6 +74,9 @@ NECK = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (f
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a)
     l = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (r, none, twice)
     y = Conv(l, u) }"""
+TABULAR = """<ir_version: 9, opset_import: ["" : 20]> g (float[64,256] x) => (float[64,10] y) {
+    a = Gemm(x, w, b) r = Relu(a) n = LayerNormalization <axis = -1> (r, scale, shift) c = Gemm(n, u, b) s = Relu(c)
+    l = LayerNormalization <axis = -1> (s, scale, shift) y = Gemm(l, v) }"""
 STEPS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,20,128] x) => (float[1,20,64] y) {{
     {parts} = Split <axis = 1, num_outputs = 20> (x) {steps} y = Concat <axis = 1> ({ends}) }}"""
 CONSTANTS = {
@@ -119,6 +122,8 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a product, the mean of 197 tokens, a product", TOKENS, "spell-reduction", shapes))
     shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
+    shapes = {"w": (256, 256), "u": (256, 256), "v": (256, 10), **dict.fromkeys(("b", "scale", "shift"), (256,))}
+    found.append(("Gemm, Relu, LayerNormalization twice, Gemm, 64 x 256", TABULAR, "spell-rectifier", shapes))
     parts, ends = (", ".join(f"{name}{step}" for step in range(20)) for name in "pe")
     step = "q{0} = MatMul(p{0}, w) a{0} = Add(q{0}, b) r{0} = Relu(a{0}) e{0} = MatMul(r{0}, u)"
     text = STEPS.format(parts=parts, ends=ends, steps=" ".join(step.format(place) for place in range(20)))
