@@ -162,7 +162,7 @@ def _slice(tensor: ir.Tensor) -> _Slice | None:
         if inner is None or not single or dropped not in ([inner.axis], [inner.axis - (axes or 0)]):
             return None
         return _Slice(inner.source, inner.axis, inner.start, 1, apart=True)
-    if axes is None:
+    if not axes:
         return None
     if node.op == "Gather":
         index = constant(node.inputs[1])
@@ -173,18 +173,21 @@ def _slice(tensor: ir.Tensor) -> _Slice | None:
         starts, ends, along, by = (integers(node, name, i + 1) for i, name in enumerate(("starts", "ends", "axes", "")))
         if starts is None or ends is None or along is None or len(along) != 1 or (len(node.inputs) > 4 and by != [1]):
             return None
+        if not -axes <= along[0] < axes or len(starts) != 1 or len(ends) != 1:
+            return None
         start, end = starts[0], ends[0]
         size = None if source.shape is None else source.shape[along[0]]
         if isinstance(size, int):
             start, end = (min(max(place + size if place < 0 else place, 0), size) for place in (start, end))
         return _Slice(source, along[0] % axes, start, end - start) if 0 <= start < end < 1 << 31 else None
     if node.op == "Split":
-        sizes = [output.shape[node.attrs.get("axis", 0)] if output.shape else None for output in node.outputs]
+        axis = int(node.attrs.get("axis", 0)) % axes
+        sizes = [output.shape[axis] if rank(output) == axes else None for output in node.outputs]
         place = next(i for i, output in enumerate(node.outputs) if output is tensor)
         before = [size for size in sizes[: place + 1] if isinstance(size, int)]
         if len(before) <= place:
             return None
-        return _Slice(source, int(node.attrs.get("axis", 0)) % axes, sum(before[:-1]), before[-1])
+        return _Slice(source, axis, sum(before[:-1]), before[-1])
     return None
 
 
