@@ -75,6 +75,20 @@ def test_assigned_states_are_returned_themselves() -> None:
     same(before, after)
 
 
+def test_what_every_turn_returns_stays_in_its_place() -> None:
+    before = program(
+        """(float[2,4] x, int64 n) => (float[2,4] y, float[N,2,4] all) {
+            u, y, all = Loop <body: graph = b (int64 i, bool c, float[4,4] v, float[2,4] s)
+                => (bool d, float[4,4] w, float[2,4] t, float[2,4] r) {
+                d = Identity(c) w = Identity(v) t = MatMul(s, v) r = Neg(t) }> (n, , k, x) }""",
+        CONSTANTS,
+    )
+    after, _, _ = run_pass(HoistInvariants(), before)
+    (node,) = [node for node in after.nodes if node.op == "Loop"]
+    assert (len(node.inputs), [tensor.name for tensor in node.outputs]) == (3, ["y", "all"])
+    same(before, after)
+
+
 def test_what_an_inner_loop_does_not_change_leaves_both() -> None:
     inner = """z = Loop <body: graph = inner (int64 j, bool f, float[2,4] o) => (bool g, float[2,4] p) {
         g = Identity(f) h = Transpose(v) p = MatMul(o, h) }> (n, , s)"""
