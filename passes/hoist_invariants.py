@@ -48,7 +48,10 @@ class HoistInvariants(Pass):
         for outer, node in reversed(list(ir.all_nodes(graph))):  # from the inside out
             if node.op not in ("Loop", "Scan") or node.domain not in STANDARD_DOMAINS:
                 continue
-            (body,) = ir.subgraphs(node)
+            bodies = ir.subgraphs(node)
+            if len(bodies) != 1:  # no runtime takes it, and says so
+                continue
+            (body,) = bodies
             if node.op == "Loop":
                 rewrites += _unassigned(node, body) + _unchanged(node, body, graph, outer, namer)
             ir.remove_dead(graph)

@@ -73,7 +73,7 @@ class _Slice:
 def _found(concat: ir.Node, graph: ir.Graph) -> tuple[_Slice, list[ir.Node]] | None:
     """What is put together, as one slice, and the operators of the first of its parts in the order of computation."""
     axes = rank(concat.inputs[0])
-    if not axes:
+    if not axes or "axis" not in concat.attrs:
         return None
     axis, joined = int(concat.attrs["axis"]) % axes, False
     steps: list[ir.Node] = []

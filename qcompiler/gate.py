@@ -12,6 +12,7 @@ from qcompiler.errors import ReportError, VerificationError
 from qcompiler.metrics import Drop, Metric
 from qcompiler.report import OutputRecord
 from qcompiler.report.reading import check_format, read_json, record_of
+from qcompiler.verify.numbers import OutputError
 
 VERIFIED = "qcompiler-verify/1"
 """The format of what ``qcompiler verify --json`` prints."""
@@ -45,7 +46,6 @@ class Tolerance:
 class _Output:
     name: str
     sqnr: float
-    selected_from: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def check_metric(found: Judged, allowed: Drop, where: str) -> None:
 
 def check_baseline(
     baseline: Baseline,
-    found: Mapping[str, OutputRecord],
+    errors: Mapping[str, OutputError],
     speedup: float | None,
     metric: Judged | None,
     tolerance: Tolerance,
@@ -107,19 +107,17 @@ def check_baseline(
     """Raises VerificationError that names the output and the number that got worse, and by how much; the output that
     lost most comes first. ReportError where the baseline is of another model."""
     for output in baseline.outputs:
-        if output.name not in found:
+        if output.name not in errors:
             raise ReportError(
                 "is of another model", where=baseline.where, why=f"there is no output '{output.name}' in {where}",
                 fix="take the baseline anew",
             )  # fmt: skip
-    pairs = {one.name: _comparable(one, found[one.name]) for one in baseline.outputs}
-    lost = {name: _lost(*pair) for name, pair in pairs.items()}
-    for name in sorted(lost, key=lost.__getitem__, reverse=True):
-        if lost[name] > tolerance.sqnr:
-            then, now = pairs[name]
+    lost = {one.name: _lost(one.sqnr, errors[one.name].sqnr) for one in baseline.outputs}
+    for one in sorted(baseline.outputs, key=lambda output: lost[output.name], reverse=True):
+        if lost[one.name] > tolerance.sqnr:
             raise _worse(
-                where, f"output '{name}' has {now:.2f} dB, {lost[name]:.2f} dB less than", f"{then:.2f} dB", baseline,
-                f"--sqnr-tolerance allows {tolerance.sqnr:g}",
+                where, f"output '{one.name}' has {errors[one.name].sqnr:.2f} dB, {lost[one.name]:.2f} dB less than",
+                f"{one.sqnr:.2f} dB", baseline, f"--sqnr-tolerance allows {tolerance.sqnr:g}",
             )  # fmt: skip
     before = baseline.speed.speedup if baseline.speed is not None else math.nan
     if speedup is not None and speedup < before * (1.0 - tolerance.speed):
@@ -141,13 +139,6 @@ def _lost(before: float, now: float) -> float:
     return 0.0 if before == now else min(before, ALIKE) - min(now, ALIKE)
 
 
-def _comparable(before: _Output, now: OutputRecord) -> tuple[float, float]:
-    """The decibels of both: of what a selection is made from, where both say it."""
-    if before.selected_from is not None and now.selected_from is not None:
-        return before.selected_from, now.selected_from
-    return before.sqnr, now.sqnr
-
-
 def _beyond(drop: float, allowed: Drop, value: float) -> bool:
     """One sample in 200 is no more than 0.5 %, whatever the last bit of the difference says."""
     return drop - allowed.allowed(value) > 1e-9 * max(1.0, abs(value))
@@ -162,11 +153,11 @@ def _written(value: Any) -> Any:
 
 
 def verified(
-    source: str, compiled: str, samples: int | None, found: Sequence[OutputRecord], speed: Any, metric: Judged | None
+    source: str, compiled: str, samples: int | None, records: Sequence[OutputRecord], speed: Any, metric: Judged | None
 ) -> dict[str, Any]:
     """What ``verify --json`` prints: JSON has no infinity, so it is written as a string that float() reads back."""
-    outputs = [{name: _written(value) for name, value in vars(one).items()} for one in found]
-    head: dict[str, Any] = {"format": VERIFIED, "source": source, "compiled": compiled, "samples": samples}
+    outputs = [{name: _written(value) for name, value in vars(one).items()} for one in records]
+    found: dict[str, Any] = {"format": VERIFIED, "source": source, "compiled": compiled, "samples": samples}
     if metric is not None:
-        head["metric"] = {"name": metric.metric.name, "source": metric.source, "compiled": metric.compiled}
-    return {**head, "outputs": outputs, "speed": vars(speed)}
+        found["metric"] = {"name": metric.metric.name, "source": metric.source, "compiled": metric.compiled}
+    return {**found, "outputs": outputs, "speed": vars(speed)}

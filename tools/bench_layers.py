@@ -77,10 +77,14 @@ NECK = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (f
 TABULAR = """<ir_version: 9, opset_import: ["" : 20]> g (float[64,256] x) => (float[64,10] y) {
     a = Gemm(x, w, b) r = Relu(a) n = LayerNormalization <axis = -1> (r, scale, shift) c = Gemm(n, u, b) s = Relu(c)
     l = LayerNormalization <axis = -1> (s, scale, shift) y = Gemm(l, v) }"""
+ROOTS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (float[1,64,384] y) {
+    p = MatMul(x, w) a = Add(p, x) q = Pow(a, square) m = ReduceMean(q, deepest) e = Add(m, small) s = Sqrt(e)
+    r = Reciprocal(s) n = Mul(a, r) h = Mul(scale, n) y = MatMul(h, u) }"""
 STEPS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,20,128] x) => (float[1,20,64] y) {{
     {parts} = Split <axis = 1, num_outputs = 20> (x) {steps} y = Concat <axis = 1> ({ends}) }}"""
 CONSTANTS = {
     "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
+    "square": np.float32(2), "deepest": np.array([-1]), "small": np.float32(1e-6),
     "twice": np.array([1, 1, 2, 2], np.float32),
 }
 
@@ -124,6 +128,8 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
     shapes = {"w": (256, 256), "u": (256, 256), "v": (256, 10), **dict.fromkeys(("b", "scale", "shift"), (256,))}
     found.append(("Gemm, Relu, LayerNormalization twice, Gemm, 64 x 256", TABULAR, "spell-rectifier", shapes))
+    shapes = {"w": (384, 384), "u": (384, 384), "scale": (384,)}
+    found.append(("a product, RMSNorm, a product, 64 x 384", ROOTS, "canonical-rmsnorm", shapes))
     parts, ends = (", ".join(f"{name}{step}" for step in range(20)) for name in "pe")
     step = "q{0} = MatMul(p{0}, w) a{0} = Add(q{0}, b) r{0} = Relu(a{0}) e{0} = MatMul(r{0}, u)"
     text = STEPS.format(parts=parts, ends=ends, steps=" ".join(step.format(place) for place in range(20)))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_helpers import ops, outputs, program, run_pass
+from onnx import helper
+from pass_helpers import ops, outputs, program, run_pass, with_body
 
 from qcompiler import ir
 from qcompiler.passes.hoist_invariants import HoistInvariants
@@ -130,3 +131,9 @@ def test_what_may_fail_runs_only_in_a_turn() -> None:
     after, _, _ = run_pass(HoistInvariants(), before)
     assert "Gather" in [node.op for node in body_of(after).nodes] and "Gather" in ops(after)
     same(before, after)
+
+
+@pytest.mark.parametrize("op", ["Loop", "Scan"])
+def test_a_loop_without_a_body_is_for_the_runtime_to_refuse(op: str) -> None:
+    before = with_body([helper.make_node(op, ["", "", "x"] if op == "Loop" else ["x"], ["y"])], {"x": [2]}, ["y"])
+    assert run_pass(HoistInvariants(), before)[1] == 0

@@ -100,3 +100,9 @@ def test_some_steps_are_one_slice() -> None:
 )
 def test_what_is_left_alone(step: str, axis: int, shape: str, places: tuple[int, ...], also: str) -> None:
     assert run_pass(MergeSlices(), steps(step, axis, shape, places, also))[1] == 0
+
+
+def test_a_concat_without_an_axis_is_for_the_runtime_to_refuse() -> None:
+    before = steps(apart("q@ = MatMul(p@, w)"), 0, "3,2,4")
+    del next(node for node in before.nodes if node.op == "Concat").attrs["axis"]
+    assert run_pass(MergeSlices(), before)[1] == 0
