@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import constant, integers, operand
+from qcompiler.passes._shape_dims import Dim, Size, dims_of
 
 SHAPE_TYPES = ("int64", "int32", "bool")
 
@@ -24,16 +24,9 @@ _LARGEST = 64
 """Elements above which a tensor is no shape."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """A dimension of unknown size: a symbol of the model's inputs, or an axis of one tensor. Never negative."""
-
-    name: str
-    axis: int = -1
-
-
 class ShapeValues:
-    """Shapes inferred anew from the model's inputs and weights, and the values of the shape arithmetic on them.
+    """Shapes inferred anew from the model's inputs and weights, and the values of the shape arithmetic on them, each
+    with the help of the other.
 
     What the file states about tensors between inputs and outputs is not believed where ONNX knows the operator: it goes
     stale when somebody edits an input's shape. A symbol that one input bears on two axes ("?", "dynamic") says nothing.
@@ -48,7 +41,6 @@ class ShapeValues:
                 if isinstance(tensor, ir.Variable):
                     tensor.shape = None
         ir.infer_shapes(bare)
-        self._shapes = {name: t.shape for name, t in ir.all_tensors(bare).items() if t.shape is not None}
         self._vague = {
             symbol
             for tensor in graph.inputs
@@ -56,7 +48,13 @@ class ShapeValues:
             if count > 1
         }
         self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
+        self._shapes: dict[str, list[Dim]] = {
+            name: [d if isinstance(d, int) else Size(d) if d and d not in self._vague else None for d in t.shape]
+            for name, t in ir.all_tensors(bare).items()
+            if t.shape is not None
+        }
         self._sized_by_data = any(node.domain or node.op in _SIZED_BY_DATA for _, node in ir.all_nodes(graph))
+        self._same: dict[Dim, int | Size] = {}
         self._values: dict[ir.Tensor, np.ndarray] = {}
         types = ir.all_tensors(bare)
         for name, tensor in ir.all_tensors(graph).items():
@@ -64,6 +62,7 @@ class ShapeValues:
                 tensor.dtype = types[name].dtype
         for inner in ir.all_graphs(graph):
             for node in inner.nodes:
+                self._infer(node)
                 rule = _RULES.get(node.op)
                 if rule is not None and not node.domain and len(node.outputs) == 1:
                     value = rule(self, node)
@@ -77,10 +76,21 @@ class ShapeValues:
         shape = self._shapes.get(tensor.name)
         if shape is None:
             return None
-        return [
-            d if isinstance(d, int) else Size(d) if d and d not in self._vague else Size(tensor.name, axis)
-            for axis, d in enumerate(shape)
-        ]
+        return [Size(tensor.name, axis) if d is None else self._same.get(d, d) for axis, d in enumerate(shape)]
+
+    def _infer(self, node: ir.Node) -> None:
+        """What ONNX left open of the first output's shape, or has made a symbol of its own for."""
+        found = dims_of(self, node)
+        if found is None or not node.outputs:
+            return
+        shape = self._shapes.setdefault(node.outputs[0].name, [None] * len(found))
+        if len(shape) != len(found):
+            return
+        for axis, (old, new) in enumerate(zip(shape, found)):
+            if old is None:
+                shape[axis] = new
+            elif isinstance(old, Size) and new is not None and old.name not in self._declared:
+                self._same.setdefault(old, new)
 
     def value(self, tensor: ir.Tensor | None) -> np.ndarray | None:
         """The tensor's elements as far as they are known."""
@@ -156,7 +166,8 @@ def _cast(values: ShapeValues, node: ir.Node) -> np.ndarray | None:
 
 
 def _gather(values: ShapeValues, node: ir.Node) -> np.ndarray | None:
-    known, index = values.value(node.inputs[0]), constant(node.inputs[1])
+    known, places = values.value(node.inputs[0]), operand(node, 1)
+    index = None if places is None else constant(places)
     if known is None or index is None or known.ndim != 1 or node.attrs.get("axis", 0) not in (0, -1):
         return None
     if index.size and not (-known.size <= index.min() and index.max() < known.size):
@@ -199,7 +210,7 @@ def _flat(values: ShapeValues, node: ir.Node) -> np.ndarray | None:
 
 def _elementwise(compute: Callable[[object, object], object]) -> Rule:
     def rule(values: ShapeValues, node: ir.Node) -> np.ndarray | None:
-        left, right = values.value(node.inputs[0]), values.value(node.inputs[1])
+        left, right = (values.value(operand(node, index)) for index in (0, 1))
         if left is None or right is None:
             return None
         left, right = np.broadcast_arrays(left, right)
@@ -249,7 +260,7 @@ def _bounded(value: int) -> int | None:
 
 
 def _where(values: ShapeValues, node: ir.Node) -> np.ndarray | None:
-    known = [values.value(tensor) for tensor in node.inputs]
+    known = [values.value(operand(node, index)) for index in range(3)]
     if any(part is None for part in known):
         return None
     condition, yes, no = np.broadcast_arrays(*(part for part in known if part is not None))

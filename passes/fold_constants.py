@@ -10,7 +10,8 @@ import numpy as np
 from qcompiler import ir, runtime
 from qcompiler.errors import ModelError, VerificationError
 from qcompiler.passes._edit import constant, is_random, operand
-from qcompiler.passes._shape_values import SHAPE_TYPES, ShapeValues, Size
+from qcompiler.passes._shape_dims import Size
+from qcompiler.passes._shape_values import SHAPE_TYPES, ShapeValues
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 _TYPES = frozenset("?bBhHiIlLqQefdO")

@@ -18,7 +18,8 @@ from onnx import helper
 from qcompiler import ir
 from qcompiler.errors import ModelError, PassError
 from qcompiler.passes._edit import constant, operand
-from qcompiler.passes._shape_values import ShapeValues, Size
+from qcompiler.passes._shape_dims import Size
+from qcompiler.passes._shape_values import ShapeValues
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
 
 NEWEST = 23

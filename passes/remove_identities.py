@@ -162,8 +162,8 @@ def _tile(node: ir.Node, shapes: ShapeValues) -> bool:
 
 
 def _expand(node: ir.Node, shapes: ShapeValues) -> bool:
-    shape = constant(node.inputs[1])
-    return shape is not None and broadcasts_into(shape.tolist(), shapes.dims(node.inputs[0]))
+    shape = shapes.value(node.inputs[1])
+    return shape is not None and shape.ndim == 1 and broadcasts_into(list(shape), shapes.dims(node.inputs[0]))
 
 
 def _neutral_right(node: ir.Node, shapes: ShapeValues) -> bool:

@@ -70,6 +70,20 @@ def test_the_model_output_keeps_its_name() -> None:
     assert ops(after) == ["Relu"] and after.outputs[0].name == "y"
 
 
+def test_an_expand_to_the_size_that_the_tensor_has() -> None:
+    text = "(float[B,S] x, float[S] z) => (float[B,S] y) {{ h = Relu(x) s = Shape({asked}) y = Expand(h, s) }}"
+    before = program(text.format(asked="x"))
+    after = cleaned(before)
+    assert ops(after) == ["Relu"]
+    assert_same(before, after, B=2, S=3)
+    assert ops(cleaned(program(text.format(asked="z")))) == ["Relu"]  # broadcasting to fewer axes is nothing either
+
+
+def test_an_expand_to_a_size_that_may_be_larger_stays() -> None:
+    before = program("(float[B,1] x, float[B,S] z) => (float[B,S] y) { h = Relu(x) s = Shape(z) y = Expand(h, s) }")
+    assert ops(cleaned(before)) == ["Relu", "Shape", "Expand"]
+
+
 def test_an_input_that_is_returned_keeps_its_node() -> None:
     graph = program("(float[2] x) => (float[2] y) { y = Identity(x) }")
     after, rewrites, diagnostics = run_pass(RemoveIdentities(), graph)
