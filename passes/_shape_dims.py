@@ -53,7 +53,8 @@ def broadcast(shapes: Sequence[Sequence[Dim] | None]) -> list[Dim] | None:
     if len(given) < len(shapes):
         return None
     rank = max(map(len, given), default=0)
-    return [_together(dims) for dims in zip(*([1] * (rank - len(shape)) + shape for shape in given))]
+    aligned = ([*[1] * (rank - len(shape)), *shape] for shape in given)
+    return [_together(dims) for dims in zip(*aligned)]
 
 
 def _together(dims: Sequence[Dim]) -> Dim:
