@@ -20,8 +20,11 @@ MOST_RAISED = 3.0
 may move."""
 WORST_CONDITION = 1e6
 """Of a transform: beyond it, nothing of single precision is left after there and back."""
-NEARLY = 10.0**0.15
-"""Ratio of noise within which fewer channels apart are as good as more."""
+BESIDE, EACH = 150.0, 5.0
+"""A second product, the sum of both, and each channel that it is of, in channels of the first, as measured."""
+DEAR, DEAREST = 10.0, 20.0
+"""Decibels that channels apart must gain for each time the product itself takes, and at most: in float it would take
+two such times longer, and have no noise at all."""
 
 
 def best_factor(
@@ -37,18 +40,19 @@ def best_factor(
     size = np.sum(exact * exact, axis=1) + np.float32(1e-30)
     size = size if by_row else np.full_like(size, size.mean())
     farthest = np.argsort(-x.reach, kind="stable")
-    found: list[tuple[float, np.ndarray]] = []
+    found: list[tuple[float, float, np.ndarray]] = []
     plain = 0.0
     for apart in counts:
-        if apart >= len(farthest) or (found and found[0][0] <= EXACT_ENOUGH):
+        if apart >= len(farthest) or (found and found[0][1] <= EXACT_ENOUGH):
             break
+        price = min(DEAR * (BESIDE + EACH * apart) / len(farthest), DEAREST) if apart else 0.0
         kept = np.ones(len(farthest), bool)
         kept[farthest[:apart]] = False
         options = [_noise(x, weight, size, kept, strength, symmetric) for strength in STRENGTHS]
         plain = plain or options[0][0]
-        found.append(min(options, key=lambda option: option[0]))
-    least = min(noise for noise, _ in found)
-    noise, factor = next(option for option in found if option[0] <= least * NEARLY or option[0] <= EXACT_ENOUGH)
+        noise, factor = min(options, key=lambda option: option[0])
+        found.append((10.0 * float(np.log10(max(noise, EXACT_ENOUGH))) + price, noise, factor))
+    _, noise, factor = min(found, key=lambda option: option[0])
     return factor, float(10.0 * np.log10(plain / noise)) if noise > 0.0 else 0.0, plain
 
 
