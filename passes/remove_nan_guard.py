@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,27 +9,23 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import bypass, constant
+from qcompiler.passes._nan_guard import guarded, is_finite, masked
 from qcompiler.pipeline import Diagnostic, Pass, PassContext, PassResult, Semantics
-
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
-_LARGEST_PRODUCT = 2.0**64
-"""What products are taken to stay below; float32 ends at 2¹²⁸."""
-_INPUTS = {"Add": 2, "Div": 2, "Mul": 2, "Sub": 2, "Where": 3}
-_MOST_LOOKED_AT = 100
-"""Tensors between a mask's parts and the Softmax, and more."""
-_MOVED = ("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
-"""Operators whose values are those of their first input."""
 
 
 @dataclass(frozen=True)
 class RemoveNanGuard(Pass):
-    """``Where(IsNaN(s), c, s)`` of ``s = Softmax(x)`` becomes ``s``, at every depth, where ``x`` is finite: products,
-    and what is added to them, as long as the sum cannot overflow. A softmax of finite numbers is a number.
+    """``Where(IsNaN(s), c, s)`` of ``s = Softmax(x)`` becomes ``s``, at every depth,
+
+    1. where ``x`` is finite: products, and what is added to them, as long as the sum cannot overflow;
+    2. where ``x`` is such a product and a constant that hides with minus infinity, but no row as a whole.
+
+    A softmax of finite numbers, some of which are hidden, is a number.
 
     PyTorch's exporter writes the guard for masks that hide a whole row with minus infinity, and writes it as well for
     those that hide with the lowest finite number, or not at all. It is two passes over all scores.
 
-    Refused: infinite constants; masks that the user gives, or whose numbers are not known to be finite. An input that
+    Refused: other infinite constants; masks that the user gives, or whose numbers are not known to be finite. An input that
     itself is not a number used to be replaced too, and is no longer.
     """
 
@@ -40,10 +35,10 @@ class RemoveNanGuard(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         rewrites, refused = 0, []
         for inner, node in list(ir.all_nodes(graph)):
-            softmax = _guarded(node)
+            softmax = guarded(node)
             if softmax is None:
                 continue
-            if not _is_finite(softmax.inputs[0]):
+            if not is_finite(softmax.inputs[0]) and not _every_row_sees(softmax):
                 refused.append(Diagnostic(node.name, "what it guards against may occur", "refused"))
             elif bypass(node, node.inputs[2], inner, graph):
                 rewrites += 1
@@ -51,58 +46,10 @@ class RemoveNanGuard(Pass):
         return PassResult(rewrites, tuple(refused))
 
 
-def _guarded(node: ir.Node) -> ir.Node | None:
-    """The Softmax whose result the node returns with other numbers in place of what is none."""
-    if node.op != "Where" or node.domain or len(node.inputs) != 3:
-        return None
-    question, instead, result = node.inputs
-    asked, softmax = ir.producer(question), ir.producer(result)
-    if asked is None or asked.op != "IsNaN" or asked.inputs[0] is not result:
-        return None
-    if softmax is None or softmax.op != "Softmax" or softmax.domain:
-        return None
-    other = constant(instead)
-    return softmax if other is not None and other.size == 1 else None
-
-
-def _is_finite(tensor: ir.Tensor) -> bool:
-    kind = np.dtype(tensor.dtype if tensor.dtype is not None else np.float32)
-    if kind.kind != "f":
+def _every_row_sees(softmax: ir.Node) -> bool:
+    """Case 2."""
+    found = masked(softmax)
+    mask = None if found is None else constant(found[0].inputs[1 - found[1]])
+    if mask is None or mask.dtype != np.float32 or not mask.ndim:
         return False
-    # What exceeds the largest number by less than half a step is rounded to it.
-    end = float(np.finfo(kind).max)
-    return _bound(tensor, {}) <= end + end * float(np.finfo(kind).eps) / 4.0
-
-
-def _bound(tensor: ir.Tensor, known: dict[ir.Tensor, float]) -> float:
-    """A number that no value of the tensor exceeds in size; infinite where none is known. ``known``: those on the way
-    to it, each of which is looked at once."""
-    if tensor not in known:
-        known[tensor] = math.inf if len(known) >= _MOST_LOOKED_AT else _computed(tensor, known)
-    return known[tensor]
-
-
-def _computed(tensor: ir.Tensor, known: dict[ir.Tensor, float]) -> float:
-    values = constant(tensor)
-    if values is not None:
-        numbers = values.dtype.kind in "biuf" and values.size
-        return float(np.max(np.abs(values.astype(np.float64)))) if numbers else math.inf
-    node = ir.producer(tensor)
-    if node is None or node.domain or len(node.inputs) < _INPUTS.get(node.op, 1):
-        return math.inf
-    if node.op in _PRODUCTS:
-        return _LARGEST_PRODUCT
-    if node.op == "Cast" and node.inputs[0].dtype is not None and np.dtype(node.inputs[0].dtype).kind in "biu":
-        return 1.0 if np.dtype(node.inputs[0].dtype).kind == "b" else 2.0**64
-    if node.op == "Div":
-        divisor = constant(node.inputs[1])
-        least = 0.0 if divisor is None or not divisor.size else float(np.min(np.abs(divisor)))
-        return _bound(node.inputs[0], known) / least if least > 0.0 else math.inf
-    bounds = [_bound(source, known) for source in node.inputs[: 1 if node.op in _MOVED else 3]]
-    if node.op in _MOVED:
-        return bounds[0]
-    if node.op in ("Add", "Sub"):
-        return sum(bounds)
-    if node.op == "Mul":
-        return math.prod(bounds) if all(bounds) else 0.0
-    return max(bounds[1:]) if node.op == "Where" else math.inf
+    return bool(np.all(mask < np.inf) and np.all(np.any(mask > -np.inf, axis=-1)))

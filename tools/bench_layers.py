@@ -60,6 +60,10 @@ SEGMENTED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,32,64,64] x) 
     l = Resize <mode = "linear"> (c, none, twice) y = Softmax <axis = 1> (l) }"""
 LOCAL = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) n = LRN <size = 5> (r) y = Conv <pads = [1,1,1,1]> (n, u) }"""
+ELU = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w) e = Elu(a) y = Conv <pads = [1,1,1,1]> (e, u) }"""
+SOFTPLUS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (float[1,64,384] y) {
+    a = MatMul(x, w) s = Softplus(a) y = MatMul(s, u) }"""
 MISH = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) s = Softplus(a) t = Tanh(s) m = Mul(a, t)
     y = Conv <pads = [1,1,1,1]> (m, u) }"""
@@ -82,7 +86,16 @@ ROOTS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (fl
     r = Reciprocal(s) n = Mul(a, r) h = Mul(scale, n) y = MatMul(h, u) }"""
 STEPS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,20,128] x) => (float[1,20,64] y) {{
     {parts} = Split <axis = 1, num_outputs = 20> (x) {steps} y = Concat <axis = 1> ({ends}) }}"""
+MASKED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,128,384] x) => (float[1,128,384] y) {
+    c = Gather <axis = 2> (x, first) o = Greater(c, nought) h = Unsqueeze(o, places) n = Where(h, nought, infinite)
+    q = MatMul(x, w) k = MatMul(x, u) v = MatMul(x, z) qs = Reshape(q, heads) ks = Reshape(k, heads)
+    vs = Reshape(v, heads) qt = Transpose <perm = [0,2,1,3]> (qs) kt = Transpose <perm = [0,2,3,1]> (ks)
+    vt = Transpose <perm = [0,2,1,3]> (vs) p = MatMul(qt, kt) m = Add(p, n) s = Softmax(m) e = IsNaN(s)
+    g = Where(e, nought, s) a = MatMul(g, vt) t = Transpose <perm = [0,2,1,3]> (a) f = Reshape(t, flat)
+    y = MatMul(f, r) }"""
 CONSTANTS = {
+    "first": np.array(0), "nought": np.float32(0), "infinite": np.float32(-np.inf), "places": np.array([1, 2]),
+    "heads": np.array([0, 0, 12, 32]), "flat": np.array([0, 0, 384]),
     "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
     "square": np.float32(2), "deepest": np.array([-1]), "small": np.float32(1e-6),
     "twice": np.array([1, 1, 2, 2], np.float32),
@@ -121,11 +134,16 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a head of 19 classes, 128 x 128", SEGMENTED, "flatten-softmax", shapes))
     found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
     found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
+    found.append(("Conv, Elu, Conv, 64 x 56 x 56", ELU, "spell-elu", {"w": square, "u": square}))
+    shapes = {"w": (384, 384), "u": (384, 384)}
+    found.append(("a product, Softplus, a product, 64 x 384", SOFTPLUS, "spell-softplus", shapes))
     found.append(("Conv, twice as large, Conv, 64 x 80 x 80", NECK, "spell-resize", {"w": square, "u": tap}))
     shapes = {"w": (384, 384), "u": (384, 100)}
     found.append(("a product, the mean of 197 tokens, a product", TOKENS, "spell-reduction", shapes))
     shapes = {**dict.fromkeys("wuz", (384, 12, 32)), "r": (12, 32, 384)}
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
+    shapes = dict.fromkeys("wuzr", (384, 384))
+    found.append(("attention with a mask that may hide all, 128 x 384", MASKED, "move-nan-guard", shapes))
     shapes = {"w": (256, 256), "u": (256, 256), "v": (256, 10), **dict.fromkeys(("b", "scale", "shift"), (256,))}
     found.append(("Gemm, Relu, LayerNormalization twice, Gemm, 64 x 256", TABULAR, "spell-rectifier", shapes))
     shapes = {"w": (384, 384), "u": (384, 384), "scale": (384,)}
