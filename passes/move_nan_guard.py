@@ -20,8 +20,8 @@ _AXES_AS_INPUT = 18
 @dataclass(frozen=True)
 class MoveNanGuard(Pass):
     """``Where(IsNaN(s), 0, s) · v`` of ``s = Softmax(x + Where(see, a, -inf))`` becomes
-    ``(Softmax(x + Where(see, a, lowest)) · v) * any(see)``, at every depth: the same numbers, as a softmax makes zero of
-    what is far enough below the rest, and the rows that see nothing are zero as they were.
+    ``(Softmax(x + Where(see, a, lowest)) · v) * any(see)``, at every depth: the same numbers, as a softmax makes zero
+    of what is far enough below the rest, and the rows that see nothing are zero as they were.
 
     PyTorch's exporter writes the guard behind every softmax with a mask that the user gives. It is two passes over all
     scores, 0.7 ns each where the softmax itself takes 0.4. What is attended has as many values as there are features,

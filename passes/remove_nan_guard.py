@@ -25,8 +25,8 @@ class RemoveNanGuard(Pass):
     PyTorch's exporter writes the guard for masks that hide a whole row with minus infinity, and writes it as well for
     those that hide with the lowest finite number, or not at all. It is two passes over all scores.
 
-    Refused: other infinite constants; masks that the user gives, or whose numbers are not known to be finite. An input that
-    itself is not a number used to be replaced too, and is no longer.
+    Refused: other infinite constants; masks that the user gives, or whose numbers are not known to be finite. An input
+    that itself is not a number used to be replaced too, and is no longer.
     """
 
     name: ClassVar[str] = "remove-nan-guard"

