@@ -17,8 +17,8 @@ _HEADS_FIRST = [0, 2, 1, 3]
 
 @dataclass(frozen=True)
 class FoldScaleThroughAttention(Pass):
-    """``concat(p · v) · f``, with a positive number in ``f`` for each channel, becomes ``concat(p · (v · f))``, and with
-    ``v = x · W + b`` the factors go into the columns of W and into b: each head's result is a sum over positions
+    """``concat(p · v) · f``, with a positive number in ``f`` for each channel, becomes ``concat(p · (v · f))``, and
+    with ``v = x · W + b`` the factors go into the columns of W and into b: each head's result is a sum over positions
     (Vaswani et al. 2017, equation 1), which leaves channels apart.
 
     What smooths the activations of the product behind attention stands there. W is a constant, or in codes with a scale
@@ -85,7 +85,7 @@ class _Walk:
 
 
 def _values_of(walk: _Walk, channels: int) -> tuple[ir.Node | None, ir.Constant | None]:
-    """The product that makes the values of the attention whose result is at the walk's start, and the bias behind it."""
+    """The product that makes the values of the attention that the walk starts behind, and the bias behind it."""
     joined = walk.up(["Reshape"])
     back = walk.up(["Transpose"])
     attended = walk.up(["MatMul"], 1)
