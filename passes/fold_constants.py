@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -76,7 +77,7 @@ class FoldConstants(Pass):
 def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str], limit: int) -> int:
     """Case 1. ``limit``: bytes of a result that may be larger than what it is computed from."""
     batch: list[ir.Node] = []
-    made: set[ir.Tensor] = set()
+    made: dict[ir.Tensor, frozenset[ir.Tensor]] = {}  # with the constants that each result is computed from
     taken = 0
     for inner in ir.all_graphs(graph):
         for node in inner.nodes:
@@ -93,14 +94,15 @@ def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str],
                 refused[node] = reason
                 continue
             batch.append(node)
-            made.update(tensor for tensor in node.outputs if tensor.name)
-            taken += _input_bytes(node) + sum(size or 0 for size in sizes)
+            origins = frozenset[ir.Tensor]().union(*(made.get(tensor, {tensor}) for tensor in node.inputs))
+            made.update((tensor, origins) for tensor in node.outputs if tensor.name)
+            taken += _bytes(node.inputs) + sum(size or 0 for size in sizes)
     read = _read_outside(graph, batch)
     results = _run(graph, batch, read)
     if results is None:  # one of them fails: find out which
         results = {}
         for node in batch:
-            alone = _run(graph, [node], read) if _computable(node, set()) else {}
+            alone = _run(graph, [node], read) if _computable(node, {}) else {}
             if alone is None:
                 refused[node] = "its inputs are constant, but ONNX Runtime cannot evaluate it alone"
             results.update(alone or {})
@@ -111,7 +113,7 @@ def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str],
         if not wanted or len(found) < len(wanted):
             continue  # read inside of the batch only, or a node that fails alone
         size = sum(value.nbytes for value in found.values())
-        if size > limit and size > _input_bytes(node):
+        if size > limit and size > _bytes(made[wanted[0]]):
             refused[node] = _too_large(size, limit)
             continue
         ir.detach(node)
@@ -141,7 +143,7 @@ def _too_large(size: int, limit: int) -> str:
     return f"its result would take {size} bytes in the model (limit {limit})"
 
 
-def _computable(node: ir.Node, made: set[ir.Tensor]) -> bool:
+def _computable(node: ir.Node, made: Container[ir.Tensor]) -> bool:
     """Whether a node is one that case 1 may evaluate once the tensors of ``made`` are known."""
     if node.domain or node.op in _QUANTIZERS or ir.subgraphs(node) or not any(t.name for t in node.outputs):
         return False
@@ -193,8 +195,9 @@ def _become(tensor: ir.Tensor, value: np.ndarray) -> None:
     tensor.to_constant(value)
 
 
-def _input_bytes(node: ir.Node) -> int:
-    known = [constant(tensor) for tensor in node.inputs]
+def _bytes(tensors: Iterable[ir.Tensor]) -> int:
+    """Of those that are constant."""
+    known = [constant(tensor) for tensor in tensors]
     return sum(value.nbytes for value in known if value is not None)
 
 

@@ -271,6 +271,24 @@ def test_a_result_much_larger_than_its_making_is_not_stored() -> None:
     assert "its result would take 40000 bytes in the model (limit 1000)" in reason
 
 
+def test_weights_that_are_cut_and_joined_are_as_large_as_before() -> None:
+    """As PyTorch's newer exporter orders the gates of an LSTM."""
+    cut = "a = Slice(w, i0, i20, i0) b = Slice(w, i20, i60, i0) c = Slice(w, i60, i80, i0)"
+    text = f"(float[80,30] x) => (float[80,30] y) {{ {cut} j = Concat<axis = 0>(c, a, b) y = Add(x, j) }}"
+    constants = {"w": np.random.default_rng(0).normal(size=(80, 30)).astype(np.float32)}
+    constants |= {f"i{place}": np.array([place]) for place in (0, 20, 60, 80)}
+    before = program(text, constants)
+    after = folded(before, limit=1000)
+    assert ops(after) == ["Add"]
+    assert_same(before, after)
+
+
+def test_weights_that_are_repeated_are_not_folded() -> None:
+    constants = {"w": np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)}
+    text = "(float[80,30] x) => (float[80,30] y) { s = Neg(w) j = Concat<axis = 0>(s, s) y = Add(x, j) }"
+    assert ops(folded(program(text, constants), limit=1000)) == ["Concat", "Add"]
+
+
 def test_beside_large_weights_a_result_may_be_a_hundredth_of_them() -> None:
     graph = program(
         "(float[100,1000] x) => (float[100,100] y) { e = Expand(w, s)  m = MatMul(x, v)  y = Add(e, m) }",
