@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -90,15 +89,6 @@ def learn_type(tensor: ir.Tensor, other: ir.Tensor) -> None:
             tensor.dtype = other.dtype
         if tensor.shape is None:
             tensor.shape = other.shape
-
-
-def captured(node: ir.Node) -> Iterator[ir.Tensor]:
-    """Every tensor that the nodes in a node's bodies read or the bodies return, at every depth."""
-    for body in ir.subgraphs(node):
-        yield from body.outputs
-        for child in body.nodes:
-            yield from child.inputs
-            yield from captured(child)
 
 
 def frozen(value: Any) -> Any:

@@ -43,7 +43,7 @@ def depths(graph: Graph, products: Collection[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     reached: dict[Tensor, int] = {}
     for node in graph.nodes:
-        depth = max((reached.get(tensor, 0) for tensor in _outer_reads(node)), default=0) + (node.name in products)
+        depth = max((reached.get(tensor, 0) for tensor in outer_reads(node)), default=0) + (node.name in products)
         found[node.name] = depth
         reached |= dict.fromkeys(node.outputs, depth)
     return found
@@ -72,7 +72,7 @@ def _pieces(graph: Graph, places: Sequence[int], returned: Collection[str]) -> l
         nodes = graph.nodes[first:last]
         made = {tensor: None for node in nodes for tensor in node.outputs if tensor.name}
         own = set(made)
-        read = dict.fromkeys(t for node in nodes for t in _outer_reads(node) if not is_constant(t) and t not in own)
+        read = dict.fromkeys(t for node in nodes for t in outer_reads(node) if not is_constant(t) and t not in own)
         piece = Graph(nodes=nodes, name=graph.name, opset=graph.opset, ir_version=graph.ir_version)
         piece.domains, piece.sources = dict(graph.domains), graph.sources
         piece.inputs = list(read)
@@ -109,15 +109,15 @@ def _size(tensor: Tensor) -> float:
 
 
 def _last_uses(graph: Graph) -> dict[Tensor, int]:
-    return {tensor: index for index, node in enumerate(graph.nodes) for tensor in _outer_reads(node)}
+    return {tensor: index for index, node in enumerate(graph.nodes) for tensor in outer_reads(node)}
 
 
-def _outer_reads(node: Node) -> Iterator[Tensor]:
+def outer_reads(node: Node) -> Iterator[Tensor]:
     """The tensors that a node, or a node in one of its subgraphs, takes from outside."""
     yield from (tensor for tensor in node.inputs if tensor.name)
     for inner in subgraphs(node):
         own = set(inner.inputs)
         own.update(tensor for child in inner.nodes for tensor in child.outputs)
         for child in inner.nodes:
-            yield from (tensor for tensor in _outer_reads(child) if tensor not in own)
+            yield from (tensor for tensor in outer_reads(child) if tensor not in own)
         yield from (tensor for tensor in inner.outputs if tensor not in own)

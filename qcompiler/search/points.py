@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +27,9 @@ SELECTING = {"Compress": 1, "Gather": 1, "GatherElements": 1, "GatherND": 1, "No
 
 BY_INDEX = frozenset(SELECTING) - {"NonMaxSuppression", "TopK"}
 """Those that are told what to select."""
+
+CUTTING, MANY = frozenset(("Gather", "Slice", "Split")), 3
+"""Operators that take a part of a tensor, and so many parts of one size that they are judged together."""
 
 _DEEPEST = 24
 
@@ -53,11 +57,24 @@ def selections(graph: ir.Graph) -> dict[str, list[str]]:
     known: dict[ir.Tensor, list[ir.Tensor]] = {}
     found = {tensor.name: _selected_from(tensor, nodes, known, 0) for tensor in graph.outputs}
     points = {
-        name: list(dict.fromkeys(one.name for one in tensors if _float(one) and _computes(ir.producer(one), nodes)))
+        name: [one.name for one in _whole(tensors) if _float(one) and _computes(ir.producer(one), nodes)]
         for name, tensors in found.items()
         if tensors
     }
     return {name: names for name, names in points.items() if names}
+
+
+def _whole(tensors: Sequence[ir.Tensor]) -> list[ir.Tensor]:
+    """Where many are cut alike out of one tensor, that tensor: the scores of one class after another are one quantity,
+    and one that is hardly ever seen says nothing by itself."""
+    cut: dict[ir.Tensor, ir.Tensor] = {}
+    for tensor in tensors:
+        node = ir.producer(tensor)
+        if node is not None and node.op in CUTTING and not node.domain and all(map(ir.is_constant, node.inputs[1:])):
+            cut[tensor] = node.inputs[0]
+    alike = Counter((source, str(tensor.shape)) for tensor, source in cut.items())
+    many = {tensor: source for tensor, source in cut.items() if alike[source, str(tensor.shape)] >= MANY}
+    return list(dict.fromkeys(many.get(tensor, tensor) for tensor in tensors))
 
 
 def selecting(graph: ir.Graph, output: str) -> list[ir.Node]:
@@ -129,7 +146,7 @@ def _decides(index: ir.Tensor) -> list[ir.Tensor]:
         if tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f":
             found.append(tensor)
         else:
-            waiting += node.inputs
+            waiting += ir.outer_reads(node)  # what a branch computes, as of boxes if there are any, is decided there
     return found
 
 

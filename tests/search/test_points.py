@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_helpers import program
+from onnx import TensorProto, helper, numpy_helper
+from pass_helpers import program, with_body
 from planned import weights
 
 import qcompiler
@@ -57,6 +58,43 @@ def test_what_selects_is_named() -> None:
 def test_what_is_selected_by_computed_numbers(body: str, among: list[str]) -> None:
     selected, _ = found(f"(float[1,20,7] x) => (float y) {{ a = Tanh(x) {body} }}")
     assert selected == {"y": among}
+
+
+def test_scores_of_one_class_after_another_are_one_quantity() -> None:
+    classes = " ".join(f"s{i} = Gather<axis = 2>(a, c{i}) v{i}, i{i} = TopK<axis = 1>(s{i}, k)" for i in range(3))
+    constants = {**INTEGERS, **{f"c{i}": np.array(i) for i in range(3)}}
+    graph = program(
+        f"(float[1,20,7] x) => (float y) {{ a = Tanh(x) {classes} y = Concat<axis = 1>(v0, v1, v2) }}", constants
+    )
+    ir.infer_shapes(graph)
+    assert selections(graph) == {"y": ["a"]}
+
+
+def test_what_a_branch_decides_selects() -> None:
+    """PyTorch's boxes go through a branch that asks whether there are any."""
+    result = helper.make_tensor_value_info("picked", TensorProto.INT64, None)
+    picked = helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["picked"])
+    none = helper.make_node("ConstantOfShape", ["nothing"], ["picked_"], value=helper.make_tensor("z", 7, [1], [0]))
+    empty = helper.make_tensor_value_info("picked_", TensorProto.INT64, None)
+    values = {"most": np.array([5]), "nothing": np.array([0, 3]), "last": np.array(2)}
+    nodes = [
+        *(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(one)) for name, one in values.items()),
+        helper.make_node("Tanh", ["x"], ["boxes"]),
+        helper.make_node("Sigmoid", ["z"], ["scores"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("ReduceProd", ["shape"], ["count"], keepdims=0),
+        helper.make_node("Cast", ["count"], ["any"], to=TensorProto.BOOL),
+        helper.make_node(
+            "If", ["any"], ["kept"],
+            then_branch=helper.make_graph([picked], "then", [], [result]),
+            else_branch=helper.make_graph([none], "else", [], [empty]),
+        ),
+        helper.make_node("Gather", ["kept", "last"], ["place"], axis=1),
+        helper.make_node("Gather", ["boxes", "place"], ["y"], axis=1),
+    ]  # fmt: skip
+    graph = with_body(nodes, {"x": [1, 20, 4], "z": [1, 1, 20]}, ["y"])
+    ir.infer_shapes(graph)
+    assert selections(graph) == {"y": ["boxes", "scores"]}
 
 
 @pytest.mark.parametrize(
