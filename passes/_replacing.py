@@ -42,7 +42,12 @@ class Replaced:
             raise Refusal("an input that it needs is left out")
 
     def write(
-        self, op: str, *inputs: ir.Tensor | np.ndarray | None, result: ir.Variable | None = None, **attrs: Any
+        self,
+        op: str,
+        *inputs: ir.Tensor | np.ndarray | None,
+        result: ir.Variable | None = None,
+        domain: str | None = None,
+        **attrs: Any,
     ) -> ir.Variable:
         """One more operator, and what it returns: ``result``, an output of the node, or else a tensor between. Arrays
         become constants, None an input that is left out."""
@@ -51,7 +56,8 @@ class Replaced:
             self.inner.nodes.remove(self.node)
         given = [self._tensor(op, value) for value in inputs]
         made = ir.Variable(self.namer(f"{self.name}_{op}")) if result is None else result
-        self.inner.nodes.append(ir.Node(op, self.namer(f"{self.name}_{op}"), attrs, inputs=given, outputs=[made]))
+        name = self.namer(f"{self.name}_{op}")
+        self.inner.nodes.append(ir.Node(op, name, attrs, inputs=given, outputs=[made], domain=domain))
         return made
 
     def cast(self, x: ir.Tensor, kind: type) -> ir.Variable:

@@ -43,7 +43,8 @@ Rule = Callable[[Known, ir.Node], Sequence[Dim] | None]
 
 
 def dims_of(known: Known, node: ir.Node) -> Sequence[Dim] | None:
-    rule = None if node.domain or not node.inputs else _RULES.get(node.op)
+    rules = {"": _RULES, "com.microsoft": _OF_THE_RUNTIME}.get(node.domain or "", {})
+    rule = rules.get(node.op) if node.inputs else None
     return None if rule is None else rule(known, node)
 
 
@@ -329,3 +330,8 @@ _RULES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+_OF_THE_RUNTIME: dict[str, Rule] = {
+    **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), _same),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul),
+}
+"""Operators of the domain ``com.microsoft``, which ONNX knows nothing of."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from qcompiler import ir
 from qcompiler.passes._edit import constant
+from qcompiler.passes._walk import Walk
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _HEADS_FIRST = [0, 2, 1, 3]
@@ -37,7 +37,7 @@ class FoldScaleThroughAttention(Pass):
             factor = _factor(node)
             if factor is None:
                 continue
-            walk = _Walk(node.inputs[0], returned)
+            walk = Walk(node.inputs[0], returned)
             product, bias = _values_of(walk, factor.size)
             if product is None or not all(one in inner.nodes for one in walk.passed):
                 continue
@@ -62,29 +62,7 @@ def _factor(node: ir.Node) -> np.ndarray | None:
     return values
 
 
-class _Walk:
-    """Upwards from a tensor, along nodes whose results nobody else reads. ``tensor``: where it is; None where it has
-    lost its way. ``passed``: the nodes, the last one first."""
-
-    def __init__(self, tensor: ir.Tensor, returned: set[ir.Tensor]) -> None:
-        self.tensor: ir.Tensor | None = tensor
-        self.returned = returned
-        self.passed: list[ir.Node] = []
-
-    def up(self, ops: Sequence[str], index: int = 0) -> ir.Node | None:
-        """The node that makes the tensor, if it is one of these, from whose input ``index`` the walk goes on."""
-        tensor, self.tensor = self.tensor, None
-        node = None if tensor is None else ir.producer(tensor)
-        if tensor is None or node is None or node.domain or node.op not in ops or len(node.inputs) <= index:
-            return None
-        if len(tensor.outputs) != 1 or tensor in self.returned:
-            return None
-        self.tensor = node.inputs[index]
-        self.passed.append(node)
-        return node
-
-
-def _values_of(walk: _Walk, channels: int) -> tuple[ir.Node | None, ir.Constant | None]:
+def _values_of(walk: Walk, channels: int) -> tuple[ir.Node | None, ir.Constant | None]:
     """The product that makes the values of the attention that the walk starts behind, and the bias behind it."""
     joined = walk.up(["Reshape"])
     back = walk.up(["Transpose"])

@@ -93,7 +93,13 @@ MASKED = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,128,384] x) => (
     vt = Transpose <perm = [0,2,1,3]> (vs) p = MatMul(qt, kt) m = Add(p, n) s = Softmax(m) e = IsNaN(s)
     g = Where(e, nought, s) a = MatMul(g, vt) t = Transpose <perm = [0,2,1,3]> (a) f = Reshape(t, flat)
     y = MatMul(f, r) }"""
+ATTENTION = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,1024,256] x) => (float[1,1024,256] y) {
+    q = MatMul(x, w) k = MatMul(x, u) v = MatMul(x, z) qs = Reshape(q, parted) ks = Reshape(k, parted)
+    vs = Reshape(v, parted) qt = Transpose <perm = [0,2,1,3]> (qs) kt = Transpose <perm = [0,2,3,1]> (ks)
+    vt = Transpose <perm = [0,2,1,3]> (vs) p = MatMul(qt, kt) m = Mul(p, eighth) s = Softmax(m) a = MatMul(s, vt)
+    t = Transpose <perm = [0,2,1,3]> (a) f = Reshape(t, joined) y = MatMul(f, r) }"""
 CONSTANTS = {
+    "parted": np.array([0, 0, 4, 64]), "joined": np.array([0, 0, 256]), "eighth": np.float32(0.125),
     "first": np.array(0), "nought": np.float32(0), "infinite": np.float32(-np.inf), "places": np.array([1, 2]),
     "heads": np.array([0, 0, 12, 32]), "flat": np.array([0, 0, 384]),
     "row": np.array([1]), "axes": np.array([2, 3]), "none": np.zeros(0, np.float32),
@@ -144,6 +150,7 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("attention as Keras writes it, 64 x 384", HEADS, "canonical-einsum", shapes))
     shapes = dict.fromkeys("wuzr", (384, 384))
     found.append(("attention with a mask that may hide all, 128 x 384", MASKED, "move-nan-guard", shapes))
+    found.append(("attention, 1024 x 256", ATTENTION, "fuse-attention", dict.fromkeys("wuzr", (256, 256))))
     shapes = {"w": (256, 256), "u": (256, 256), "v": (256, 10), **dict.fromkeys(("b", "scale", "shift"), (256,))}
     found.append(("Gemm, Relu, LayerNormalization twice, Gemm, 64 x 256", TABULAR, "spell-rectifier", shapes))
     shapes = {"w": (384, 384), "u": (384, 384), "scale": (384,)}

@@ -53,7 +53,8 @@ def test_keys_of_attention_are_copied_once() -> None:
         "a = Reshape(x, cut) t = Transpose<perm = [0, 2, 1]>(a) y = Reshape(t, parted)",
         "a = Reshape(x, joined) t = Transpose<perm = [1, 0, 2]>(a) y = Reshape(t, parted)",
         "a = Reshape(x, joined) t = Transpose<perm = [0, 2, 1]>(a) y = Reshape(t, five)",
-        "a = Reshape(x, joined) t = Transpose<perm = [0, 2, 1]>(a) p = Reshape(t, parted) n = ReduceSum(t) y = Add(p, n)",
+        "a = Reshape(x, joined) t = Transpose<perm = [0, 2, 1]>(a) p = Reshape(t, parted) "
+        "n = ReduceSum(t) y = Add(p, n)",
     ],
 )
 def test_what_is_another_tensor_stays(steps: str) -> None:
