@@ -36,7 +36,8 @@ class FuseAttention(Pass):
        the rows that see nothing.
 
     Left alone: where nothing is in 8 bits, as other runtimes may be meant to read that; masks that would have to be
-    expanded, and all masks where ONNX Runtime is older than 1.20, which does not broadcast them to the heads; sizes that are not known to be the same; results between that others read, or that are returned.
+    expanded, and all masks where ONNX Runtime is older than 1.20, which does not broadcast them
+    to the heads; sizes that are not known to be the same; results between that others read, or that are returned.
     """
 
     name: ClassVar[str] = "fuse-attention"
