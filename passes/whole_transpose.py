@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from qcompiler import ir
 from qcompiler.passes._shape_values import ShapeValues
+from qcompiler.passes._walk import Walk
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _LAST_TWO = [0, 2, 1]
@@ -32,31 +33,24 @@ class WholeTranspose(Pass):
         for inner, parted in list(ir.all_nodes(graph)):
             if parted.op != "Reshape" or parted.domain:
                 continue
-            transpose = _before(parted, "Transpose", returned)
-            joined = None if transpose is None else _before(transpose, "Reshape", returned)
-            if transpose is None or joined is None or list(transpose.attrs.get("perm", ())) != _LAST_TWO:
+            walk = Walk(parted.inputs[0], returned)
+            transpose, joined, x = walk.up(["Transpose"]), walk.up(["Reshape"]), walk.tensor
+            if transpose is None or joined is None or x is None:
                 continue
-            x, result = joined.inputs[0], parted.outputs[0]
+            if list(transpose.attrs.get("perm", ())) != _LAST_TWO:
+                continue
+            result = parted.outputs[0]
             dims, between, after = (sizes.dims(tensor) for tensor in (x, joined.outputs[0], result))
             if dims is None or between is None or len(dims) < 4 or between[1:] != dims[-2:]:
                 continue
             if after != [*dims[:-2], dims[-1], dims[-2]]:
                 continue
-            count = len(dims)
-            name = parted.name
+            *order, second, last = range(len(dims))
             ir.detach(parted)
             inner.nodes.remove(parted)
-            order = [*range(count - 2), count - 1, count - 2]
-            inner.nodes.append(ir.Node("Transpose", name, {"perm": order}, inputs=[x], outputs=[result]))
+            attrs = {"perm": [*order, last, second]}
+            inner.nodes.append(ir.Node("Transpose", parted.name, attrs, inputs=[x], outputs=[result]))
             rewrites += 1
         ir.remove_dead(graph)
         return PassResult(rewrites)
 
-
-def _before(node: ir.Node, op: str, returned: set[ir.Tensor]) -> ir.Node | None:
-    """The node of this operator that makes the first input, for this node alone."""
-    tensor = node.inputs[0]
-    made = ir.producer(tensor)
-    if made is None or made.op != op or made.domain or len(tensor.outputs) != 1 or tensor in returned:
-        return None
-    return made
