@@ -20,6 +20,9 @@ SHAPE_TYPES = ("int64", "int32", "bool")
 _SIZED_BY_DATA = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "Scan", "SequenceAt"})
 """Operators whose result may be empty for some data."""
 
+_PLACEHOLDERS = frozenset({"?", "*", "-1", "any", "dynamic", "none", "null", "unk", "unknown"})
+"""Symbols, in lower case, that exporters write where they know nothing: two inputs that bear one may differ."""
+
 _LARGEST = 64
 """Elements above which a tensor is no shape."""
 
@@ -29,7 +32,8 @@ class ShapeValues:
     with the help of the other.
 
     What the file states about tensors between inputs and outputs is not believed where ONNX knows the operator: it goes
-    stale when somebody edits an input's shape. A symbol that one input bears on two axes ("?", "dynamic") says nothing.
+    stale when somebody edits an input's shape. A symbol that one input bears on two axes says nothing, nor does one
+    that stands for none ("?", "dynamic").
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -45,7 +49,7 @@ class ShapeValues:
             symbol
             for tensor in graph.inputs
             for symbol, count in Counter(d for d in tensor.shape or [] if isinstance(d, str)).items()
-            if count > 1
+            if count > 1 or symbol.lower() in _PLACEHOLDERS
         }
         self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
         self._shapes: dict[str, list[Dim]] = {

@@ -147,6 +147,14 @@ def test_a_symbol_that_one_input_bears_twice_says_nothing() -> None:
     assert found.dims(ir.all_tensors(graph)["y"]) == [Size("x", 1), Size("x", 0)]
 
 
+@pytest.mark.parametrize("symbol", ["unk", "None", "dynamic", "unknown"])
+def test_a_symbol_that_stands_for_none_says_nothing(symbol: str) -> None:
+    graph, found = sizes(f"(float[{symbol},8] x, float[{symbol},8] z) => (float y) {{ y = Add(x, z) }}")
+    claimed = found.dims(ir.all_tensors(graph)["y"])
+    assert claimed is not None and claimed[0] not in (Size(symbol), Size("x", 0), Size("z", 0))
+    check(graph, found, **{symbol: 3})
+
+
 def test_operators_with_fewer_inputs_than_they_must_have() -> None:
     for op in ("MatMul", "Gemm", "Gather", "Conv", "Expand", "Reshape", "Range", "Where", "Concat", "Unsqueeze"):
         x, y = ir.Variable("x", np.dtype(np.float32), [2, 3]), ir.Variable("y")
