@@ -37,13 +37,15 @@ class ShapeValues:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
+        self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
         bare = ir.clone(graph)
         for inner in ir.all_graphs(bare):
-            forgotten = [t for node in inner.nodes if not node.domain for t in node.outputs]
-            forgotten += [] if inner is bare else inner.inputs
-            for tensor in forgotten:
-                if isinstance(tensor, ir.Variable):
-                    tensor.shape = None
+            for node in inner.nodes:
+                for tensor in node.outputs:
+                    # What an earlier inference made up for a dimension stands for another one in this.
+                    tensor.shape = self._believed(tensor.shape) if node.domain else None
+            for tensor in [] if inner is bare else inner.inputs:
+                tensor.shape = None
         ir.infer_shapes(bare)
         self._vague = {
             symbol
@@ -51,7 +53,6 @@ class ShapeValues:
             for symbol, count in Counter(d for d in tensor.shape or [] if isinstance(d, str)).items()
             if count > 1 or symbol.lower() in _PLACEHOLDERS
         }
-        self._declared = {d for tensor in graph.inputs for d in tensor.shape or [] if isinstance(d, str)}
         self._shapes: dict[str, list[Dim]] = {
             name: [d if isinstance(d, int) else Size(d) if d and d not in self._vague else None for d in t.shape]
             for name, t in ir.all_tensors(bare).items()
@@ -72,6 +73,9 @@ class ShapeValues:
                     value = rule(self, node)
                     if value is not None and value.size <= _LARGEST:
                         self._values[node.outputs[0]] = value
+
+    def _believed(self, shape: list[int | str | None] | None) -> list[int | str | None] | None:
+        return None if shape is None else [d if isinstance(d, int) or d in self._declared else None for d in shape]
 
     def dims(self, tensor: ir.Tensor) -> list[int | Size] | None:
         """The tensor's shape, every dimension an int or a Size; None when not even the rank is known."""

@@ -27,8 +27,8 @@ class FuseAttention(Pass):
     """``softmax(q · kᵀ · scale + mask) · v`` of each head (Vaswani et al. 2017, section 3.2), with the Reshapes and
     Transposes that part the heads and join them, becomes MultiHeadAttention of the domain ``com.microsoft``.
 
-    ONNX Runtime then copies less, and without a mask goes over the scores block by block and never holds them all: a
-    network with 1,024 positions runs in 0.9 of the time and 0.6 of the memory.
+    ONNX Runtime then copies less, and without a mask goes over the scores block by block and never holds them all, of
+    which there are as many as positions times positions for each head.
 
     1. Queries, keys and values of float32 ``[batch, positions, features]``, heads parted by Reshape and Transpose.
     2. Constant factors of one element, by Mul or Div, on queries, keys or scores.

@@ -155,6 +155,16 @@ def test_a_symbol_that_stands_for_none_says_nothing(symbol: str) -> None:
     check(graph, found, **{symbol: 3})
 
 
+def test_symbols_that_an_earlier_inference_made_up_say_nothing() -> None:
+    """Two inferences number what they do not know from 0 on, and what only one of them knew keeps its number."""
+    graph, _ = sizes("(float[B,8] x, float[C,8] z) => (float y) { a = custom.F(x) b = custom.F(z) y = Add(a, b) }")
+    for name in "ab":
+        ir.all_tensors(graph)[name].shape = ["unk__0", "B" if name == "a" else 8]
+    found = ShapeValues(graph)
+    first, second = (found.dims(ir.all_tensors(graph)[name]) for name in "ab")
+    assert first == [Size("a", 0), Size("B")] and second == [Size("b", 0), 8]
+
+
 def test_operators_with_fewer_inputs_than_they_must_have() -> None:
     for op in ("MatMul", "Gemm", "Gather", "Conv", "Expand", "Reshape", "Range", "Where", "Concat", "Unsqueeze"):
         x, y = ir.Variable("x", np.dtype(np.float32), [2, 3]), ir.Variable("y")
