@@ -13,6 +13,8 @@ from qcompiler.passes._edit import constant, rank
 from qcompiler.passes._nan_guard import guarded, masked
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
+_FAR_ABOVE = 2.0**64
+"""A number of this size is still so far above the lowest that beside it the softmax of that is zero."""
 _AXES_AS_INPUT = 18
 """Operator set from which reductions have them."""
 
@@ -117,7 +119,8 @@ class _Mover:
 
 
 def _hidden(where: ir.Node) -> int | None:
-    """Which side of a Where hides with minus infinity, the other being a finite number; None where none does."""
+    """Which side of a Where hides with minus infinity, the other being far above the lowest number; None where none
+    does."""
     if where.op != "Where" or where.domain or len(where.inputs) != 3 or not rank(where.inputs[0]):
         return None
     sides = [constant(tensor) for tensor in where.inputs[1:]]
@@ -125,7 +128,7 @@ def _hidden(where: ir.Node) -> int | None:
         return None
     numbers = [float(side.reshape(-1)[0]) for side in sides if side is not None]
     places = [place for place, number in enumerate(numbers) if number == -np.inf]
-    return 1 + places[0] if len(places) == 1 and np.isfinite(numbers[1 - places[0]]) else None
+    return 1 + places[0] if len(places) == 1 and abs(numbers[1 - places[0]]) <= _FAR_ABOVE else None
 
 
 def _is_product(node: ir.Node, left: ir.Tensor) -> bool:

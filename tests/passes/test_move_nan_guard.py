@@ -72,6 +72,7 @@ def test_layers_ask_once() -> None:
         f"({QUERIES}) => (float y) {{ {MASKED} {GUARDED.replace('Where(n, zero', 'Where(n, one')} }}",
         f"({QUERIES}) => (float y) {{ {MASKED} {GUARDED.replace('Softmax(m)', 'Softmax<axis = 2>(m)')} }}",
         f"({QUERIES}) => (float y) {{ {MASKED.replace('zero', 'infinite')} {GUARDED} }}",
+        f"({QUERIES}) => (float y) {{ {MASKED.replace('zero', 'lowest')} {GUARDED} }}",
         f"({QUERIES}) => (float y) {{ p = Log(q) w = Where(see, zero, infinite) m = Add(p, w) {GUARDED} }}",
         f"({QUERIES}, float[5,5] mask) => (float y) {{ p = MatMul(q, k) m = Add(p, mask) {GUARDED} }}",
     ],
