@@ -43,8 +43,7 @@ Rule = Callable[[Known, ir.Node], Sequence[Dim] | None]
 
 
 def dims_of(known: Known, node: ir.Node) -> Sequence[Dim] | None:
-    rules = {"": _RULES, "com.microsoft": _OF_THE_RUNTIME}.get(node.domain or "", {})
-    rule = rules.get(node.op) if node.inputs else None
+    rule = (_BEYOND_ONNX if node.domain else _RULES).get(node.op) if node.inputs else None
     return None if rule is None else rule(known, node)
 
 
@@ -90,6 +89,23 @@ def _matmul(known: Known, node: ir.Node) -> Sequence[Dim] | None:
         return None
     batch = broadcast([left[:-2], right[:-2]])
     return None if batch is None else [*batch, left[-2], right[-1]]
+
+
+def _product(known: Known, node: ir.Node) -> Sequence[Dim] | None:
+    """With a weight of any layout."""
+    dims = _of(known, node)
+    return None if dims is None else [*dims[:-1], None]
+
+
+def _rows_of_first(known: Known, node: ir.Node) -> Sequence[Dim] | None:
+    """Of a table in codes, at the places that the first input names."""
+    places = _of(known, node)
+    return None if places is None else [*places, None]
+
+
+def _rows_of_second(known: Known, node: ir.Node) -> Sequence[Dim] | None:
+    places = _of(known, node, 1)
+    return None if places is None else [*places, None]
 
 
 def _gemm(known: Known, node: ir.Node) -> Sequence[Dim] | None:
@@ -330,8 +346,11 @@ _RULES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
-_OF_THE_RUNTIME: dict[str, Rule] = {
+_BEYOND_ONNX: dict[str, Rule] = {
     **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), _same),
     **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul),
+    **dict.fromkeys(("MatMulInt4", "MatMulInt8", "MatMulNBits"), _product),
+    "GatherBlockQuantized": _rows_of_second,
+    "GatherInt4": _rows_of_first,
 }
-"""Operators of the domain ``com.microsoft``, which ONNX knows nothing of."""
+"""Operators of ONNX Runtime's own domain and of ours. No name stands for two of them."""

@@ -165,6 +165,25 @@ def test_symbols_that_an_earlier_inference_made_up_say_nothing() -> None:
     assert first == [Size("a", 0), Size("B")] and second == [Size("b", 0), 8]
 
 
+@pytest.mark.parametrize(
+    "made, shape",
+    [
+        ("custom.MatMulInt8(x, c, s)", ["B", "S", None]),
+        ("custom.MatMulIntegerToFloat(x, w, s, s)", ["B", "S", 12]),
+        ("custom.QuickGelu(x)", ["B", "S", 8]),
+        ("custom.GatherInt4(i, c, s)", ["B", "S", None]),
+        ("custom.GatherBlockQuantized(c, i, s)", ["B", "S", None]),
+    ],
+)
+def test_operators_beyond_onnx(made: str, shape: list[object]) -> None:
+    """Their shapes are not ONNX's to infer."""
+    graph, found = sizes(f"(float[B,S,8] x, int64[B,S] i, uint8[9,4] c, float[9] s) => (float y) {{ y = {made} }}")
+    claimed = found.dims(ir.all_tensors(graph)["y"])
+    assert claimed is not None
+    for axis, (one, wanted) in enumerate(zip(claimed, shape)):
+        assert one == (Size("y", axis) if wanted is None else Size(wanted) if isinstance(wanted, str) else wanted)
+
+
 def test_operators_with_fewer_inputs_than_they_must_have() -> None:
     for op in ("MatMul", "Gemm", "Gather", "Conv", "Expand", "Reshape", "Range", "Where", "Concat", "Unsqueeze"):
         x, y = ir.Variable("x", np.dtype(np.float32), [2, 3]), ir.Variable("y")
