@@ -25,9 +25,9 @@ def guarded(node: ir.Node) -> ir.Node | None:
         return None
     question, instead, result = node.inputs
     asked, softmax = ir.producer(question), ir.producer(result)
-    if asked is None or asked.op != "IsNaN" or asked.inputs[0] is not result:
+    if asked is None or asked.op != "IsNaN" or not any(tensor is result for tensor in asked.inputs):
         return None
-    if softmax is None or softmax.op != "Softmax" or softmax.domain:
+    if softmax is None or softmax.op != "Softmax" or softmax.domain or not softmax.inputs:
         return None
     other = constant(instead)
     return softmax if other is not None and other.size == 1 else None

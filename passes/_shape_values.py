@@ -69,7 +69,7 @@ class ShapeValues:
             for node in inner.nodes:
                 self._infer(node)
                 rule = _RULES.get(node.op)
-                if rule is not None and not node.domain and len(node.outputs) == 1:
+                if rule is not None and not node.domain and node.inputs and len(node.outputs) == 1:
                     value = rule(self, node)
                     if value is not None and value.size <= _LARGEST:
                         self._values[node.outputs[0]] = value

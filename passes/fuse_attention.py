@@ -50,7 +50,7 @@ class FuseAttention(Pass):
             return PassResult(0)
         finder, namer, rewrites = _Finder(graph), ir.Namer(graph), 0
         for inner, node in list(ir.all_nodes(graph)):
-            found = finder.attention(node) if node.op == "Reshape" and not node.domain else None
+            found = finder.attention(node) if node.op == "Reshape" and not node.domain and node.inputs else None
             if found is None:
                 continue
             inputs: list[ir.Tensor | None] = [found.query.whole, found.key.whole, found.value.whole]

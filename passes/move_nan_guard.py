@@ -132,4 +132,5 @@ def _hidden(where: ir.Node) -> int | None:
 
 
 def _is_product(node: ir.Node, left: ir.Tensor) -> bool:
-    return node.op == "MatMul" and not node.domain and node.inputs[0] is left and node.inputs[1] is not left
+    sides = [tensor is left for tensor in node.inputs]
+    return node.op == "MatMul" and not node.domain and sides == [True, False]

@@ -32,7 +32,7 @@ class RemoveExpand(Pass):
                 continue
             for place, tensor in enumerate(node.inputs):
                 expand = ir.producer(tensor)
-                if expand is None or expand.op != "Expand" or expand.domain:
+                if expand is None or expand.op != "Expand" or expand.domain or not expand.inputs:
                     continue
                 given = [sizes.dims(operand) for operand in node.inputs]
                 whole = broadcast(given)

@@ -37,7 +37,7 @@ class SpellElu(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         namer, rewrites = ir.Namer(graph), 0
         for inner, node in list(ir.all_nodes(graph)):
-            if node.domain or node.op not in ("Elu", "Celu", "Selu") or not all(map(is_float32, node.inputs)):
+            if node.domain or node.op not in ("Elu", "Celu", "Selu") or not any(map(is_float32, node.inputs)):
                 continue
             if node.op == "Celu" and float(node.attrs.get("alpha", 1.0)) <= 0.0:
                 continue

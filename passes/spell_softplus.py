@@ -28,7 +28,7 @@ class SpellSoftplus(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         namer, rewrites = ir.Namer(graph), 0
         for inner, node in list(ir.all_nodes(graph)):
-            if node.domain or node.op != "Softplus" or not is_float32(node.inputs[0]):
+            if node.domain or node.op != "Softplus" or not any(map(is_float32, node.inputs)):
                 continue
             old = Replaced(node, inner, namer, graph.opset)
             x = old.inputs[0]

@@ -31,7 +31,7 @@ class WholeTranspose(Pass):
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         sizes, returned, rewrites = ShapeValues(graph), ir.output_tensors(graph), 0
         for inner, parted in list(ir.all_nodes(graph)):
-            if parted.op != "Reshape" or parted.domain:
+            if parted.op != "Reshape" or parted.domain or not parted.inputs:
                 continue
             walk = Walk(parted.inputs[0], returned)
             transpose, joined, x = walk.up(["Transpose"]), walk.up(["Reshape"]), walk.tensor
