@@ -25,7 +25,9 @@ class Walk:
         node = None if tensor is None else ir.producer(tensor)
         if tensor is None or node is None or node.domain or node.op not in ops:
             return None
-        if len(node.inputs) < max(_OPERANDS.get(node.op, 1), index + 1) or len(tensor.outputs) != 1 or tensor in self.returned:
+        if len(node.inputs) < max(_OPERANDS.get(node.op, 1), index + 1):
+            return None
+        if len(tensor.outputs) != 1 or tensor in self.returned:
             return None
         self.tensor = node.inputs[index]
         self.passed.append(node)

@@ -1,4 +1,4 @@
-"""Operators with fewer inputs than they must have are the runtime's to refuse, which names them: no pass trips over one."""
+"""Operators with fewer inputs than they must have are the runtime's to refuse, which names them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ ATTENTION = """(float[2,5,12] x, bool[2,1,5,5] see) => (float z) {
     kr = Reshape(x, heads) kt = Transpose<perm = [0, 2, 3, 1]>(kr)
     v = MatMul(x, w) vr = Reshape(v, heads) vt = Transpose<perm = [0, 2, 1, 3]>(vr)
     p = MatMul(qt, kt) c = Mul(p, half) h = Where(see, zero, infinite) m = Add(c, h) s = Softmax(m) n = IsNaN(s)
-    g = Where(n, zero, s) a = MatMul(g, vt) t = Transpose<perm = [0, 2, 1, 3]>(a) y = Reshape(t, flat) z = Mul(y, f) }"""
+    g = Where(n, zero, s) a = MatMul(g, vt) t = Transpose<perm = [0, 2, 1, 3]>(a) y = Reshape(t, flat)
+    z = Mul(y, f) }"""
 OTHERS = """(float[2,3,5,4] x, float[2,3,5,1] n) => (float y, float z, float u) {
     r = Reshape(x, rows) t = Transpose<perm = [0, 2, 1]>(r) y = Reshape(t, parted)
     s = Shape(x) e = Expand(n, s) d = Div(x, e) l = Elu(d) z = Softplus(l)
