@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -45,8 +46,6 @@ class FuseAttention(Pass):
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
         if ctx.plan is None or not ctx.plan.intended:
-            return PassResult(0)
-        if not any(node.op == "Softmax" for _, node in ir.all_nodes(graph)):
             return PassResult(0)
         finder, namer, rewrites = _Finder(graph), ir.Namer(graph), 0
         for inner, node in list(ir.all_nodes(graph)):
@@ -93,7 +92,12 @@ class _Attention:
 
 class _Finder:
     def __init__(self, graph: ir.Graph) -> None:
-        self.sizes, self.returned = ShapeValues(graph), ir.output_tensors(graph)
+        self.graph, self.returned = graph, ir.output_tensors(graph)
+
+    @cached_property
+    def sizes(self) -> ShapeValues:
+        """Asked for where nodes are in place: most graphs never get there, and this pass runs on every candidate."""
+        return ShapeValues(self.graph)
 
     def attention(self, joined: ir.Node) -> _Attention | None:
         """What the Reshape that joins the heads returns, where it is attention."""
