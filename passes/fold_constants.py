@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,7 +77,7 @@ class FoldConstants(Pass):
 def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str], limit: int) -> int:
     """Case 1. ``limit``: bytes of a result that may be larger than what it is computed from."""
     batch: list[ir.Node] = []
-    made: dict[ir.Tensor, frozenset[ir.Tensor]] = {}  # with the constants that each result is computed from
+    made: dict[ir.Tensor, int] = {}  # with the bytes that each takes, but for those that it was enlarged by on the way
     taken = 0
     for inner in ir.all_graphs(graph):
         for node in inner.nodes:
@@ -94,9 +94,11 @@ def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str],
                 refused[node] = reason
                 continue
             batch.append(node)
-            origins = frozenset[ir.Tensor]().union(*(made.get(tensor, {tensor}) for tensor in node.inputs))
-            made.update((tensor, origins) for tensor in node.outputs if tensor.name)
-            taken += _bytes(node.inputs) + sum(size or 0 for size in sizes)
+            given = sum(made[tensor] if tensor in made else _bytes(tensor) for tensor in set(node.inputs))
+            for tensor in node.outputs:
+                size = values.bytes_of(tensor)
+                made[tensor] = given if size is None else min(given, size)
+            taken += sum(map(_bytes, node.inputs)) + sum(size or 0 for size in sizes)
     read = _read_outside(graph, batch)
     results = _run(graph, batch, read)
     if results is None:  # one of them fails: find out which
@@ -113,7 +115,7 @@ def _evaluate(graph: ir.Graph, values: ShapeValues, refused: dict[ir.Node, str],
         if not wanted or len(found) < len(wanted):
             continue  # read inside of the batch only, or a node that fails alone
         size = sum(value.nbytes for value in found.values())
-        if size > limit and size > _bytes(made[wanted[0]]):
+        if size > limit and size > sum(made[tensor] for tensor in wanted):
             refused[node] = _too_large(size, limit)
             continue
         ir.detach(node)
@@ -195,10 +197,10 @@ def _become(tensor: ir.Tensor, value: np.ndarray) -> None:
     tensor.to_constant(value)
 
 
-def _bytes(tensors: Iterable[ir.Tensor]) -> int:
-    """Of those that are constant."""
-    known = [constant(tensor) for tensor in tensors]
-    return sum(value.nbytes for value in known if value is not None)
+def _bytes(tensor: ir.Tensor) -> int:
+    """Of a constant; 0 of what is none."""
+    value = constant(tensor)
+    return 0 if value is None else value.nbytes
 
 
 def _fold_shape_values(graph: ir.Graph, values: ShapeValues) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler import ir
 from qcompiler.passes._edit import is_float32
 from qcompiler.passes._replacing import Replaced
+from qcompiler.passes._walk import Walk
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
 _LARGEST = np.float32(20)
@@ -51,18 +52,10 @@ def _argument(node: ir.Node, returned: set[ir.Tensor]) -> ir.Tensor | None:
     if node.op == "Mish":
         return node.inputs[0]
     for x, factor in (node.inputs, reversed(node.inputs)):
-        tanh = _only(factor, "Tanh", returned)
-        softplus = None if tanh is None else _only(tanh.inputs[0], "Softplus", returned)
-        if softplus is not None and softplus.inputs[0] is x:
+        walk = Walk(factor, returned)
+        if walk.up(["Tanh"]) is not None and walk.up(["Softplus"]) is not None and walk.tensor is x:
             return x
     return None
-
-
-def _only(tensor: ir.Tensor, op: str, returned: set[ir.Tensor]) -> ir.Node | None:
-    """The node of this operator that computes the tensor, for one reader alone."""
-    node = ir.producer(tensor)
-    alone = node is not None and len(tensor.outputs) == 1 and tensor not in returned
-    return node if alone and node is not None and node.op == op and not node.domain else None
 
 
 def _spell(old: Replaced, x: ir.Tensor) -> None:

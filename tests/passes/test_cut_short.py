@@ -14,6 +14,7 @@ from qcompiler.passes.fuse_attention import FuseAttention
 from qcompiler.passes.merge_sizes import MergeSizes
 from qcompiler.passes.move_nan_guard import MoveNanGuard
 from qcompiler.passes.remove_expand import RemoveExpand
+from qcompiler.passes.remove_nan_guard import RemoveNanGuard
 from qcompiler.passes.spell_elu import SpellElu
 from qcompiler.passes.spell_softplus import SpellSoftplus
 from qcompiler.passes.whole_transpose import WholeTranspose
@@ -43,8 +44,8 @@ OTHERS = """(float[2,3,5,4] x, float[2,3,5,1] n) => (float y, float z, float u) 
     s = Shape(x) e = Expand(n, s) d = Div(x, e) l = Elu(d) z = Softplus(l)
     o = Shape(d) i = ConstantOfShape(o) u = Add(i, d) }"""
 PASSES: list[Pass] = [
-    FoldScaleThroughAttention(), FuseAttention(), MergeSizes(), MoveNanGuard(), RemoveExpand(), SpellElu(),
-    SpellSoftplus(), WholeTranspose(),
+    FoldScaleThroughAttention(), FuseAttention(), MergeSizes(), MoveNanGuard(), RemoveExpand(), RemoveNanGuard(),
+    SpellElu(), SpellSoftplus(), WholeTranspose(),
 ]  # fmt: skip
 
 

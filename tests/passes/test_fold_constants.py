@@ -283,6 +283,15 @@ def test_weights_that_are_cut_and_joined_are_as_large_as_before() -> None:
     assert_same(before, after)
 
 
+def test_a_part_of_weights_that_is_enlarged_is_not_folded() -> None:
+    """Though all of the weights are larger: others may read them still."""
+    constants = {"w": np.random.default_rng(0).normal(size=(80, 30)).astype(np.float32), "to": np.array([40, 30])}
+    constants |= {f"i{place}": np.array([place]) for place in (0, 1)}
+    text = """(float[1,40,30] x) => (float[1,40,30] y) {
+        s = Slice(w, i0, i1, i0) e = Expand(s, to) u = Unsqueeze(e, i0) y = Add(x, u) }"""
+    assert ops(folded(program(text, constants), limit=1000)) == ["Expand", "Unsqueeze", "Add"]
+
+
 def test_weights_that_are_repeated_are_not_folded() -> None:
     constants = {"w": np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)}
     text = "(float[80,30] x) => (float[80,30] y) { s = Neg(w) j = Concat<axis = 0>(s, s) y = Add(x, j) }"
