@@ -21,29 +21,27 @@ class MergeSizes(Pass):
     Exporters ask every layer anew how large its input is, which none of it changes, and ONNX Runtime runs each of those
     nodes by itself.
 
-    Left alone: what a graph returns; sizes that are numbers, which fold.
+    Left alone: what a graph returns beside another one of the same; sizes that are numbers, which fold.
     """
 
     name: ClassVar[str] = "merge-sizes"
     semantics: ClassVar[Semantics] = Semantics.EXACT
 
     def run(self, graph: ir.Graph, ctx: PassContext) -> PassResult:
-        rewrites = _merge(graph, graph, ShapeValues(graph), {}, ir.output_tensors(graph))
+        rewrites = _merge(graph, graph, ShapeValues(graph), {})
         ir.remove_dead(graph)
         return PassResult(rewrites)
 
 
-def _merge(
-    inner: ir.Graph, graph: ir.Graph, sizes: ShapeValues, outer: dict[Hashable, ir.Tensor], returned: set[ir.Tensor]
-) -> int:
+def _merge(inner: ir.Graph, graph: ir.Graph, sizes: ShapeValues, outer: dict[Hashable, ir.Tensor]) -> int:
     """In one graph, and in the bodies in it, which see what was computed before them."""
     seen, merged = dict(outer), 0
     for node in list(inner.nodes):
         for body in ir.subgraphs(node):
-            merged += _merge(body, graph, sizes, seen, returned)
+            merged += _merge(body, graph, sizes, seen)
         made = node.outputs[0] if len(node.outputs) == 1 else None
         value = sizes.value(made)
-        if made is None or made.dtype is None or made in returned or value is None:
+        if made is None or made.dtype is None or value is None:
             continue
         known = tuple(value.reshape(-1).tolist())
         if None in known:

@@ -33,6 +33,14 @@ def test_what_the_user_gets_stays() -> None:
     assert rewrites == 0 and ops(after) == ops(before)
 
 
+def test_what_the_user_gets_keeps_its_name() -> None:
+    text = "s = Shape(x) h = ConstantOfShape(s) y = Neg(h) r = Relu(x) t = Shape(r)"
+    before = program(f"(float[B,S,8] x) => (int64[3] t, float y) {{ {text} }}")
+    after, _, _ = run_pass(MergeSizes(), before)
+    assert ops(after).count("Shape") == 1 and [tensor.name for tensor in after.outputs] == ["t", "y"]
+    assert_same(before, after, B=2, S=3)
+
+
 def test_another_type_or_form_is_another_tensor() -> None:
     before = program(
         """(float[B,S,8] x) => (int32[1] a, float[S] b) {
