@@ -41,6 +41,11 @@ DENSE = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,28,28] x) => (
 
 PRELU = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     i = Conv <pads = [1,1,1,1]> (x, w) p = PRelu(i, slope) y = Conv <pads = [1,1,1,1]> (p, u) }"""
+PRELU_STEEP = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) k = Exp(slope) p = PRelu(i, k) y = Conv <pads = [1,1,1,1]> (p, u) }"""
+PRELU_WRITTEN = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
+    i = Conv <pads = [1,1,1,1]> (x, w) r = Relu(i) n = Neg(i) b = Relu(n) t = Transpose <perm = [0,2,3,1]> (b)
+    m = Mul(t, slope) c = Transpose <perm = [0,3,1,2]> (m) p = Sub(r, c) y = Conv <pads = [1,1,1,1]> (p, u) }"""
 
 GENERATOR = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,16,80,80] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) t = ConvTranspose <strides = [2,2], pads = [1,1,1,1]> (r, v, b)
@@ -131,6 +136,9 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("a dense block's layer, 64 x 28 x 28", DENSE, "spell-batchnorm", shapes))
     shapes = {"w": square, "u": square, "slope": (64, 1, 1)}
     found.append(("Conv, PRelu, Conv, 64 x 56 x 56", PRELU, "spell-prelu", shapes))
+    found.append(("Conv, PRelu of slopes around 1, Conv, 64 x 56 x 56", PRELU_STEEP, "prelu-as-maximum", shapes))
+    shapes = {"w": square, "u": square, "slope": (56, 56, 64)}
+    found.append(("Conv, PRelu by place as Keras writes it, Conv", PRELU_WRITTEN, "recognize-prelu", shapes))
     shapes = {"w": square, "v": (64, 64, 4, 4), "b": (64,), "u": (16, 64, 3, 3)}
     found.append(("Conv, ConvTranspose of 16 taps, Conv, 64 x 80 x 80", GENERATOR, "subpixel-conv", shapes))
     found.append(("Conv, AveragePool, Conv, 64 x 40 x 40", POOLED, "spell-average-pool", {"w": square, "u": square}))

@@ -13,6 +13,8 @@ from qcompiler.passes.fold_scale_through_attention import FoldScaleThroughAttent
 from qcompiler.passes.fuse_attention import FuseAttention
 from qcompiler.passes.merge_sizes import MergeSizes
 from qcompiler.passes.move_nan_guard import MoveNanGuard
+from qcompiler.passes.prelu_as_maximum import PReluAsMaximum
+from qcompiler.passes.recognize_prelu import RecognizePRelu
 from qcompiler.passes.remove_expand import RemoveExpand
 from qcompiler.passes.remove_nan_guard import RemoveNanGuard
 from qcompiler.passes.spell_elu import SpellElu
@@ -42,10 +44,11 @@ ATTENTION = """(float[2,5,12] x, bool[2,1,5,5] see) => (float z) {
 OTHERS = """(float[2,3,5,4] x, float[2,3,5,1] n) => (float y, float z, float u) {
     r = Reshape(x, rows) t = Transpose<perm = [0, 2, 1]>(r) y = Reshape(t, parted)
     s = Shape(x) e = Expand(n, s) d = Div(x, e) l = Elu(d) z = Softplus(l)
-    o = Shape(d) i = ConstantOfShape(o) u = Add(i, d) }"""
+    o = Shape(d) i = ConstantOfShape(o) a = Add(i, d) p = PRelu(a, half) k = Relu(p) j = Neg(p) b = Relu(j)
+    h = Mul(b, half) m = Sub(k, h) c = Greater(m, zero) g = Mul(m, half) u = Where(c, m, g) }"""
 PASSES: list[Pass] = [
-    FoldScaleThroughAttention(), FuseAttention(), MergeSizes(), MoveNanGuard(), RemoveExpand(), RemoveNanGuard(),
-    SpellElu(), SpellSoftplus(), WholeTranspose(),
+    FoldScaleThroughAttention(), FuseAttention(), MergeSizes(), MoveNanGuard(), PReluAsMaximum(), RecognizePRelu(),
+    RemoveExpand(), RemoveNanGuard(), SpellElu(), SpellSoftplus(), WholeTranspose(),
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ CONSTANTS = {
     "same": np.full((6, 1, 1), 0.2, np.float32),
     "steep": (SLOPES + 0.5).reshape(6, 1, 1),
     "rows": np.array([[0.1], [0.2], [0.3], [0.4], [0.5]], np.float32),
+    "places": np.linspace(-1, 1, 210, dtype=np.float32).reshape(1, 6, 5, 7),
     "none": np.where(SLOPES == 1.0, np.nan, SLOPES).astype(np.float32).reshape(6, 1, 1),
 }
 PICTURES = "(float[2,6,5,7] x) => (float[2,6,5,7] y)"
@@ -45,8 +46,15 @@ def test_a_slope_for_each_channel_is_a_convolution(shape: str, slope: str) -> No
     assert_same(before, after, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", ["2,6,5,7", "N,6,5,7"])
+def test_a_slope_for_each_place_is_a_product(shape: str) -> None:
+    before, after, rewrites, _ = spelled(f"(float[{shape}] x) => (float[{shape}] y) {{ y = PRelu(x, places) }}")
+    assert rewrites == 1 and ops(after) == ["Mul", "Relu", "Add"]
+    assert_same(before, after, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "slope, why", [("steep", "above 1"), ("none", "above 1"), ("rows", "not one for each channel")]
+    "slope, why", [("steep", "above 1"), ("none", "above 1"), ("rows", "neither one for each channel")]
 )
 def test_what_it_refuses(slope: str, why: str) -> None:
     _, after, rewrites, refused = spelled(f"{PICTURES} {{ y = PRelu(x, {slope}) }}")
@@ -72,13 +80,16 @@ def test_where_it_is_a_table_it_stays() -> None:
     assert ops(graph) == ["PRelu"]
 
 
-def test_between_convolutions_all_runs_on_codes() -> None:
+@pytest.mark.parametrize(
+    "slope, expected", [("a", {"QLinearConv": 3}), ("places", {"QLinearConv": 2, "QLinearMul": 1})]
+)
+def test_between_convolutions_all_runs_on_codes(slope: str, expected: dict[str, int]) -> None:
     constants = {**weights(w=(6, 3, 3, 3), u=(4, 6, 1, 1)), **CONSTANTS}
-    text = "(float[1,3,8,8] x) => (float[1,4,6,6] y) { d = Conv(x, w) p = PRelu(d, a) y = Conv(p, u) }"
+    text = f"(float[1,3,7,9] x) => (float[1,4,5,7] y) {{ d = Conv(x, w) p = PRelu(d, {slope}) y = Conv(p, u) }}"
     before = program(text, constants)
     ir.infer_shapes(before)
     graph, _, _ = run_pass(SpellPRelu(), before)
     ir.infer_shapes(graph)
     runs = fused.optimize(lowered(graph, solved(graph))).histogram()
-    assert runs.get("QLinearConv") == 3 and runs.get("QLinearAdd") == 1
-    assert not {"PRelu", "Relu", "Conv", "Add"} & runs.keys()
+    assert {op: runs.get(op) for op in expected} == expected and runs.get("QLinearAdd") == 1
+    assert not {"PRelu", "Relu", "Conv", "Add", "Mul"} & runs.keys()
