@@ -153,7 +153,7 @@ def _solve_bias(site: Site, node: ir.Node, values: np.ndarray, sites: dict[Site,
     scale = np.broadcast_to(weight.scale, values.shape).astype(np.float64)
     silent = _silent_channels(node.inputs[weight_site.index].values, weight.scheme, scale)
     raised = np.maximum(np.where(silent, 0.0, scale), needed)
-    raised = np.where(raised > 0, raised, scale).astype(np.float32)
+    raised = np.where(raised > 0, np.maximum(raised, numerics.SMALLEST_SCALE), scale).astype(np.float32)
     if weight.scale.ndim == 0:
         raised = raised.max()
     if not np.array_equal(raised, weight.scale):

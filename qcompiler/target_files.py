@@ -111,8 +111,11 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
         if wrong:
             fix = f"use {', '.join(sorted(_CPU_KEYS))}"
             raise TargetError(f"cpu {name}: unknown field '{wrong[0]}'", where=where, fix=fix)
+        for one in kind.get("without", ()):
+            if not any(one in names for names in data.get("pipeline", {}).values()):
+                raise TargetError(f"cpu {name}: no stage has the pass '{one}' that it is to be without", where=where)
     schemes = {key: {**data[key], **chosen.get(key, {})} for key in ("activation", "weight", "bias") if key in data}
-    pipeline = _pipeline(data.get("pipeline", {}), chosen.get("without", ()), where)
+    pipeline = _pipeline(data.get("pipeline", {}), chosen.get("without", ()))
     precisions = {key: _precision(key, given, where) for key, given in data.get("precision", {}).items()}
     operators = []
     for entry in data.get("operator", []):
@@ -163,11 +166,8 @@ def _read(data: dict[str, Any], where: str, cpu: str) -> Target:
         raise TargetError(f"the field {error} is missing", where=where) from None
 
 
-def _pipeline(stages: dict[str, Any], without: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+def _pipeline(stages: dict[str, Any], without: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The passes of each stage but those that the kind of CPU is better off without."""
-    for name in without:
-        if not any(name in names for names in stages.values()):
-            raise TargetError(f"no stage has the pass '{name}' that a cpu is to be without", where=where)
     return {stage: tuple(name for name in names if name not in without) for stage, names in stages.items()}
 
 

@@ -104,6 +104,28 @@ def test_a_model_that_cleaning_makes_slower_stays_as_it_was(speeds: dict[str, fl
         assert again.model.SerializeToString() == result.model.SerializeToString()
 
 
+NOTHING_FOUND = """(float[n,256] x) => (float[n,512] y) {
+    t = MatMul(x, w) s = Mul(t, scale) u = Add(s, up) a = Add(u, low) y = Sigmoid(a) }"""
+
+
+@pytest.mark.parametrize("speed, kept", [(1.5, True), (1.1, False)])
+def test_samples_in_which_floats_find_as_little(speed: float, kept: bool, speeds: dict[str, float]) -> None:
+    """Outputs of 5e-8 are as small as what Sigmoid rounds by, and what the source rounds by, which adds and takes away
+    a large number, is gone once it is cleaned."""
+    speeds.update(int8=speed, cleaned=1.1)
+    weight = 0.1 * np.random.default_rng(0).normal(size=(256, 512))
+    numbers = {"w": weight, "scale": 0.3, "up": np.full(512, 1e5), "low": np.full(512, -1e5 - 16.8)}
+    constants = {name: np.asarray(values, np.float32) for name, values in numbers.items()}
+    result = qcompiler.compile(program(NOTHING_FOUND, constants), samples(64, 256))
+    assert ("QuantizeLinear" in ops(result.graph)) == kept
+    first = result.report.warnings[0]
+    assert first.startswith("these samples say little of output 'y'" if kept else "stays in float: in 8 bits")
+    assert any("output 'y' keeps" in warning for warning in result.report.warnings)
+    assert result.plan is not None and bool(result.plan.sites) == kept
+    again = qcompiler.compile(program(NOTHING_FOUND, constants), samples(64, 256), plan=result.plan)
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
 def test_8_bits_that_ruin_an_output_stay_only_where_they_are_worth_it(speeds: dict[str, float]) -> None:
     # One huge value takes all codes from the rest, and the rest is what is returned.
     weight = WEIGHTS["w"].copy()

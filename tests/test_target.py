@@ -86,7 +86,10 @@ def test_operators_fit_by_attributes_and_constants() -> None:
         (TEXT + "colour = 1", ("unknown field 'colour'",)),
         (TEXT + '[[operator]]\nop = "LSTM"\nquantize = "wights"', ("operator LSTM", "quantize is 'wights'", "weights")),
         (TEXT + '[cpu.vnni]\nwithouth = []', ("cpu vnni", "unknown field 'withouth'")),
-        (TEXT + '[cpu.vnni]\nwithout = ["hope"]', ("no stage has the pass 'hope' that a cpu is to be without",)),
+        *(
+            (TEXT + f'[cpu.{kind}]\nwithout = ["hope"]', (f"cpu {kind}: no stage has the pass 'hope' that it is to",))
+            for kind in ("vnni", "avx2", "arm")
+        ),
         (TEXT + '[[operator]]\nop = "Conv"\nweigth = 1', ("operator Conv", "unknown field 'weigth'")),
         ("name = ", ("is not TOML",)),
     ],

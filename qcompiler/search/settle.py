@@ -29,6 +29,8 @@ UNCHANGED = "left as it was"
 """The action of a decision to return the source itself."""
 FAITHFUL = 15.0
 """Fidelity in dB below which an output is warned about."""
+ALIKE = 10.0
+"""An output that floats, computed in another order, keep this little more of than 8 bits cannot be told apart."""
 AGREEMENT_SECONDS = 2.0
 """Runs of the source of this much time are what outputs are compared over, a few at least."""
 LEAST_SAMPLES = 4
@@ -90,8 +92,10 @@ def settled(
     """The candidate where its 8 bits pay, else the cleaned float graph where it is no slower than the source, else the
     source as it was; with what it measures, and what the user should be warned of.
 
-    8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth. Few
-    bits for weights alone always pay, by their size; should they make the model slower, that is told.
+    8 bits pay when they are measurably faster, and where an output suffers, faster by as much as that is worth; but
+    where the cleaned float graph has lost about as much of it, these samples decide nothing: they find what is as small
+    as the rounding of floats. Few bits for weights alone always pay, by their size; should they make the model slower,
+    that is told.
     """
     if candidate.plan is not None and candidate.plan.smoothing and not candidate.plan.intended:
         candidate = in_float(compilation, candidate.plan)
@@ -108,9 +112,13 @@ def settled(
             complaint = unfaithful(compilation, candidate.plan, statistics, found)[0]
             reason = f"in 8 bits, at {found.speed.speedup:.2f}x the speed, {complaint}"
         if reason:
-            warnings.append(f"stays in float: {reason}")
+            eight, marked = (candidate, found), compilation.graph
             candidate = in_float(compilation, candidate.plan, reason)
             found = measured(compilation, candidate.graph)
+            told = _as_lost_in_float(eight[1], found)
+            if told:
+                (candidate, found), compilation.graph = eight, marked
+            warnings.append(told or f"stays in float: {reason}")
     if found.speed is not None and found.speed.speedup < 1.0 - NOISE:
         reason = f"cleaned it runs at {found.speed.speedup:.2f}x its speed"
         warnings.append(f"{UNCHANGED}: {reason}")
@@ -126,6 +134,22 @@ def _worth_it(compilation: Compilation, found: Measured) -> bool:
     floats = {t.name for t in compilation.source.outputs if t.dtype is not None and np.dtype(t.dtype).kind == "f"}
     lost = [output.judged for output in found.unfaithful() if output.name in floats]
     return not lost or improve.worth(min(lost), 1.0) > improve.worth(improve.ENOUGH, found.speed.speedup)
+
+
+def _as_lost_in_float(eight: Measured, plain: Measured) -> str:
+    """What to say where outputs that the faster 8 bits lose are about as lost in floats; empty elsewhere."""
+    assert eight.speed is not None and plain.speed is not None
+    kept = {output.name: output for output in plain.outputs}
+    lost = [output for output in eight.unfaithful() if output.name in kept]
+    if not lost or eight.speed.speedup < max(1.0, plain.speed.speedup) + NOISE:
+        return ""
+    if any(kept[one.name].judged >= min(FAITHFUL, one.judged + ALIKE) for one in lost):
+        return ""
+    worst = min((kept[one.name] for one in lost), key=lambda output: output.judged)
+    return (
+        f"these samples say little of output '{worst.name}': in float, cleaned, it keeps {worst.judged:.1f} dB, and "
+        f"differs by {worst.largest:.1g} at most; give samples in which the model finds something"
+    )
 
 
 def in_float(compilation: Compilation, plan: Plan, reason: str = "") -> Candidate:
@@ -165,7 +189,11 @@ def unfaithful(
         f"output '{output.name}'" if output.selected_from is None else f"what output '{output.name}' is selected from"
         for output in bad
     ]
-    lines = [f"{name} keeps {output.judged:.1f} dB{why}" for name, output in zip(names, bad)]
+    quantized = plan is not None and bool(plan.intended)
+    lines = []
+    for name, output in zip(names, bad):
+        reason = why if quantized else f", in float: it differs by {output.largest:.1g} at most"
+        lines.append(f"{name} keeps {output.judged:.1f} dB{reason}")
     return lines + _exchanged(compilation, found)
 
 

@@ -123,6 +123,17 @@ def test_the_bias_of_a_channel_of_zeros_decides_its_scale() -> None:
     np.testing.assert_allclose(found[:, 1], 12345.678, rtol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [1e-44, 1e-39, -1e-36])
+def test_a_bias_of_next_to_nothing_leaves_its_channel_a_scale(bias: float) -> None:
+    weight = weights(w=(32, 2))["w"] * np.float32([1, 0])
+    graph, plan = biased([0.5, bias], weight)
+    scale, _ = numbers(quant_of(plan, "w"))
+    assert scale[1] >= numerics.SMALLEST_SCALE
+    with runtime.session(lowered(graph, plan), optimize="none") as model:
+        found = runtime.run(model, {"x": spread(-1, 1, 2, 32)})[0]
+    np.testing.assert_allclose(found[:, 1], 0.0, atol=1e-30)
+
+
 def test_numbers_of_the_user_stay() -> None:
     graph = program("(float[2,32] x) => (float y) { y = MatMul(x, w) }", MATMUL)
     plan = solved(graph)
