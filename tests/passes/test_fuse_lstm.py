@@ -9,6 +9,7 @@ from planned import TARGET, placed, solved, weights
 
 import qcompiler
 from qcompiler import ir, numerics
+from qcompiler.cpu import detect_cpu
 from qcompiler.passes.fuse_lstm import FuseLstm
 from qcompiler.passes.lower import Lower
 from qcompiler.pipeline import PassContext, Pipeline
@@ -43,13 +44,14 @@ def fused(graph: ir.Graph, cpu: str = "vnni") -> ir.Graph:
     ids=["states", "both ways", "a body"],
 )
 def test_it_computes_the_same(text: str, directions: int, given: dict[str, np.ndarray]) -> None:
+    """With the weights that this machine's products leave room for: of 7 bits where their sums saturate."""
     graph = program(text, constants(directions), 20, 9)
-    result = fused(graph)
+    result = fused(graph, "auto")
     ops = [node.op for _, node in ir.all_nodes(result)]
     assert "DynamicQuantizeLSTM" in ops and "LSTM" not in ops and "DequantizeLinear" not in ops
     values = {**feed(graph), **given}
     for name, value in outputs(graph, values).items():
-        assert numerics.sqnr(value, outputs(result, values)[name]) > 30.0
+        assert numerics.sqnr(value, outputs(result, values)[name]) > (30.0 if detect_cpu() == "vnni" else 25.0)
 
 
 def test_weights_have_a_scale_for_each_output_and_direction() -> None:
