@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from qcompiler import ir
+from qcompiler.passes.fuse_gru import unusual
 from qcompiler.passes.subpixel_conv import phases
 from qcompiler.scheme import PerBlock
 from qcompiler.target import Operator, Target, is_float
@@ -26,6 +27,8 @@ def why_not(node: ir.Node, entry: Operator | None, target: Target) -> str:
         weight = node.inputs[entry.weight]
         if entry.recurrent is not None and {weight.values.ndim, node.inputs[entry.recurrent].values.ndim} != {3}:
             return "its weights are not of a direction, an output and a term each"
+        if node.op == "GRU" and unusual(node):
+            return unusual(node)
         if entry.subpixel and phases(node) is None:
             return "its result is not as long as its input times the strides, or it has groups"
         for index in (entry.weight, entry.recurrent) if not few else ():  # few bits: seen when they are rounded

@@ -35,7 +35,7 @@ class FuseLstm(Pass):
         for _, node in list(ir.all_nodes(graph)):
             if node.op != "LSTM" or node.domain or node.attrs.get("layout", 0) != 0:
                 continue
-            weights = [_codes(tensor) for tensor in node.inputs[1:3]]
+            weights = [codes_by_output(tensor) for tensor in node.inputs[1:3]]
             if not all(weights):
                 continue
             steps: list[ir.Tensor] = []
@@ -58,7 +58,7 @@ class FuseLstm(Pass):
         return PassResult(rewrites)
 
 
-def _codes(tensor: ir.Tensor) -> tuple[ir.Constant, ir.Constant] | None:
+def codes_by_output(tensor: ir.Tensor) -> tuple[ir.Constant, ir.Constant] | None:
     """(codes ``[directions, outputs, terms]``, scales ``[directions, outputs, 1]``) of what is dequantized to the
     tensor."""
     node = ir.producer(tensor)

@@ -270,3 +270,37 @@ def random_depthwise(channels: int, taps: tuple[int, int], seed: int = 0, **opti
         y=(0.02 * 0.01 * 80 * float(np.sqrt(np.prod(taps))), int(rng.integers(0, 100))),
         **options,  # type: ignore[arg-type]
     )
+
+
+@dataclass(frozen=True)
+class Gru:
+    """A GRU with 8-bit weights, as GRUInt8 and as what it stands for; D directions of H units."""
+
+    w: np.ndarray  # int8 [D, I, 3H]
+    r: np.ndarray  # int8 [D, H, 3H]
+    w_scales: np.ndarray  # float32 [D, 3H]
+    r_scales: np.ndarray  # float32 [D, 3H]
+    bias: np.ndarray | None = None  # float32 [D, 6H]
+    direction: str = "forward"
+    reset_behind: bool = False
+    extra: tuple[str, ...] = ()  # of sequence_lens and initial_h, those that are given in a run
+
+    def model(self) -> bytes:
+        constants = {"W": self.w, "w_scales": self.w_scales, "R": self.r, "r_scales": self.r_scales}
+        constants |= {} if self.bias is None else {"B": self.bias}
+        names = ["X", *constants, *([""] if self.bias is None else [])]
+        names += [name if name in self.extra else "" for name in ("sequence_lens", "initial_h")]
+        node = helper.make_node(
+            "GRUInt8", names, ["Y", "Y_h"], name="gru", domain=native.DOMAIN, direction=self.direction,
+            linear_before_reset=int(self.reset_behind),
+        )  # fmt: skip
+        kinds = {"X": TensorProto.FLOAT, "sequence_lens": TensorProto.INT32, "initial_h": TensorProto.FLOAT}
+        graph = helper.make_graph(
+            [node],
+            "gru",
+            [helper.make_tensor_value_info(name, kinds[name], None) for name in ("X", *self.extra)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("Y", "Y_h")],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(native.DOMAIN, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()

@@ -22,6 +22,8 @@ from qcompiler.verify import timing
 
 LSTM = """<ir_version: 9, opset_import: ["" : 20]> g (float[{steps},1,{inputs}] x) => (float y) {{
     y = LSTM <hidden_size = {units}, direction = "{direction}"> (x, w, r) }}"""
+GRU = """<ir_version: 9, opset_import: ["" : 20]> g (float[{steps},1,{inputs}] x) => (float y) {{
+    y = GRU <hidden_size = {units}, linear_before_reset = 1, direction = "{direction}"> (x, w, r) }}"""
 DECODER = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,40,40] x) => (float[1,16,80,80] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) t = ConvTranspose <strides = [2,2]> (r, v, b) s = Relu(t)
     y = Conv <pads = [1,1,1,1]> (s, u) }"""
@@ -113,6 +115,10 @@ CONSTANTS = {
 }
 
 
+NATIVE = ("fuse-gru",)
+"""Passes that write operators of our own."""
+
+
 def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     """(name, program, the pass that is made for it, shapes of its weights)."""
     found = []
@@ -122,6 +128,11 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
         text = LSTM.format(steps=steps, inputs=inputs, units=units, direction="bidirectional" if both else "forward")
         shapes = {"w": (ways, 4 * units, inputs), "r": (ways, 4 * units, units)}
         found.append((f"LSTM, {ways} x {units} units of {inputs}, {steps} steps", text, "fuse-lstm", shapes))
+    for steps, inputs, units, both in ((80, 128, 128, True), (80, 256, 256, True), (40, 400, 400, False)):
+        ways = 1 + both
+        text = GRU.format(steps=steps, inputs=inputs, units=units, direction="bidirectional" if both else "forward")
+        shapes = {"w": (ways, 3 * units, inputs), "r": (ways, 3 * units, units)}
+        found.append((f"GRU, {ways} x {units} units of {inputs}, {steps} steps", text, "fuse-gru", shapes))
     shapes = {"w": (128, 64, 3, 3), "v": (128, 64, 2, 2), "b": (64,), "u": (16, 64, 3, 3)}
     found.append(("Conv, ConvTranspose, Conv, 64 x 80 x 80", DECODER, "subpixel-conv", shapes))
     square, tap = (64, 64, 3, 3), (64, 64, 1, 1)
@@ -191,11 +202,12 @@ def main() -> None:
         for key, value in CONSTANTS.items():
             if key in text:
                 model.graph.initializer.append(numpy_helper.from_array(value, key))
+        ops = "native" if one in NATIVE else "standard"
         (given,) = model.graph.input
         shape = [size.dim_value for size in given.type.tensor_type.shape.dim]
         feeds = [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(6)]
         results = [
-            qcompiler.compile(model, feeds, options=qcompiler.Options(timing=False, passes=passes))
+            qcompiler.compile(model, feeds, options=qcompiler.Options(timing=False, passes=passes, ops=ops))
             for passes in ((), (f"-{one}",))
         ]
         speeds = [speed(model, result.graph, feeds, seconds) for result in results]

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "int8_product.h"
 #include "int8_weights.h"
 #include "isa.h"
 #include "kernel_op.h"
@@ -17,21 +15,6 @@ namespace qcompiler {
 namespace {
 
 constexpr std::size_t kBiasInput = 3;
-
-// Below these, in multiplications and in values of A, handing work to threads takes longer than doing it.
-constexpr std::size_t kWorthThreads = std::size_t{1} << 20;
-constexpr std::size_t kWorthQuantizingInThreads = std::size_t{1} << 15;
-
-struct Free {
-  void operator()(std::uint8_t* memory) const { std::free(memory); }
-};
-
-std::unique_ptr<std::uint8_t, Free> aligned(std::size_t size) {
-  constexpr std::size_t kCacheLine = 64;
-  void* memory = std::aligned_alloc(kCacheLine, (size / kCacheLine + 1) * kCacheLine);
-  if (memory == nullptr) throw std::bad_alloc();
-  return std::unique_ptr<std::uint8_t, Free>(static_cast<std::uint8_t*>(memory));
-}
 
 class MatMulInt8Kernel {
  public:
@@ -65,8 +48,9 @@ class MatMulInt8Kernel {
     std::vector<float> given_bias;
     if (!bias_is_constant_) given_bias = bias_of_this_run(context);
     const std::vector<float>& bias = bias_is_constant_ ? bias_ : given_bias;
-    multiply(context, static_cast<const float*>(a.data), a.count() / matrix.depth, bias.empty() ? nullptr : bias.data(),
-             static_cast<float*>(y));
+    Int8Scratch scratch;
+    multiply_int8(api_, context, kernels_, matrix, static_cast<const float*>(a.data), a.count() / matrix.depth,
+                  bias.empty() ? nullptr : bias.data(), static_cast<float*>(y), scratch);
     count_int8_run(isa_);
   }
 
@@ -118,41 +102,6 @@ class MatMulInt8Kernel {
     const ort::Value* value = nullptr;
     check(api_.KernelContext_GetInput(context, kBiasInput, &value));
     return value == nullptr ? std::vector<float>{} : read_bias(Tensor(api_, value));
-  }
-
-  void multiply(ort::KernelContext* context, const float* a, std::size_t rows, const float* bias, float* y) const {
-    const Int8Matrix& matrix = weights_.matrix();
-    const std::size_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
-    // Tiles as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
-    const auto first_row = [&](std::size_t tile) { return tile * (rows / tiles) + std::min(tile, rows % tiles); };
-    const auto codes = aligned(rows * matrix.row_bytes());
-    std::vector<Int8Row> scales(rows);
-
-    const auto quantize = [&](std::size_t tile) {
-      for (std::size_t row = first_row(tile); row < first_row(tile + 1); ++row) {
-        scales[row] = kernels_.quantize_row(matrix, a + row * matrix.depth, codes.get() + row * matrix.row_bytes());
-      }
-    };
-    const auto multiply_tile = [&](std::size_t panel, std::size_t tile) {
-      const std::size_t first = first_row(tile), column = panel * kInt8Columns;
-      kernels_.multiply(matrix, matrix.panels + panel * matrix.panel_bytes(), codes.get() + first * matrix.row_bytes(),
-                        scales.data() + first, first_row(tile + 1) - first, bias == nullptr ? nullptr : bias + column,
-                        std::min(kInt8Columns, matrix.columns - column), y + first * matrix.columns + column,
-                        matrix.columns);
-    };
-
-    // A panel stays in the second-level cache while tile after tile of rows is multiplied with it. Where panels are too
-    // few for the threads, the rows are divided too.
-    constexpr std::size_t kEnough = 32;
-    const std::size_t panels = matrix.panel_count();
-    const std::size_t parts = std::min(tiles, panels >= kEnough ? 1 : (kEnough + panels - 1) / panels);
-    const auto multiply_part = [&](std::size_t unit) {
-      const std::size_t panel = unit / parts, part = unit % parts;
-      for (std::size_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) multiply_tile(panel, tile);
-    };
-
-    for_each(api_, context, tiles, rows * matrix.depth >= kWorthQuantizingInThreads, quantize);
-    for_each(api_, context, panels * parts, rows * matrix.depth * matrix.columns >= kWorthThreads, multiply_part);
   }
 
   const ort::Api& api_;

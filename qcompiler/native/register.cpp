@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "depthwise_conv_op.h"
 #include "gather_int4_op.h"
+#include "gru_int8_op.h"
 #include "isa.h"
 #include "matmul_int4_op.h"
 #include "matmul_int8_op.h"
@@ -38,8 +39,8 @@ ort::Status* add_domain(const ort::Api& api, ort::SessionOptions* options) {
     if (ort::Status* failed = api.CreateCustomOpDomain(kDomain, &created)) return failed;
     std::unique_ptr<ort::CustomOpDomain, Release> domain(created, Release{&api});
     if (ort::Status* failed = api.CustomOpDomain_Add(domain.get(), &observe_op())) return failed;
-    for (const auto* ops : {&depthwise_conv_ops(), &gather_int4_ops(), &matmul_int4_ops(), &matmul_int8_ops(),
-                            &table_lookup_ops(), &table_lookup2_ops()}) {
+    for (const auto* ops : {&depthwise_conv_ops(), &gather_int4_ops(), &gru_int8_ops(), &matmul_int4_ops(),
+                            &matmul_int8_ops(), &table_lookup_ops(), &table_lookup2_ops()}) {
       for (const ort::CustomOp* op : *ops) {
         if (ort::Status* failed = api.CustomOpDomain_Add(domain.get(), op)) return failed;
       }
