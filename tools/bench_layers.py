@@ -69,6 +69,8 @@ LOCAL = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (
     a = Conv <pads = [1,1,1,1]> (x, w) r = Relu(a) n = LRN <size = 5> (r) y = Conv <pads = [1,1,1,1]> (n, u) }"""
 ELU = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
     a = Conv <pads = [1,1,1,1]> (x, w) e = Elu(a) y = Conv <pads = [1,1,1,1]> (e, u) }"""
+COLUMN = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,256,1] x) => (float[1,64,256,1] y) {
+    i = Conv <pads = [1,0,1,0]> (x, w) e = Elu(i) y = Conv <pads = [1,0,1,0]> (e, u) }"""
 SOFTPLUS = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,384] x) => (float[1,64,384] y) {
     a = MatMul(x, w) s = Softplus(a) y = MatMul(s, u) }"""
 MISH = """<ir_version: 9, opset_import: ["" : 20]> g (float[1,64,56,56] x) => (float[1,64,56,56] y) {
@@ -160,6 +162,8 @@ def layers() -> list[tuple[str, str, str, dict[str, tuple[int, ...]]]]:
     found.append(("Conv, LRN, Conv, 64 x 56 x 56", LOCAL, "spell-lrn", {"w": square, "u": square}))
     found.append(("Conv, Mish, Conv, 64 x 56 x 56", MISH, "spell-mish", {"w": square, "u": square}))
     found.append(("Conv, Elu, Conv, 64 x 56 x 56", ELU, "spell-elu", {"w": square, "u": square}))
+    shapes = {"w": (64, 64, 3, 1), "u": (64, 64, 3, 1)}
+    found.append(("Conv, Elu, Conv, 64 x 256 x 1", COLUMN, "rank-constants", shapes))
     shapes = {"w": (384, 384), "u": (384, 384)}
     found.append(("a product, Softplus, a product, 64 x 384", SOFTPLUS, "spell-softplus", shapes))
     found.append(("Conv, twice as large, Conv, 64 x 80 x 80", NECK, "spell-resize", {"w": square, "u": tap}))
