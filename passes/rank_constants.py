@@ -8,24 +8,10 @@ from typing import ClassVar
 from qcompiler import ir
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
 
-ELEMENTWISE = frozenset(
-    (
-        "Add",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Pow",
-        "Sub",
-    )
-) | {"Where"}
-
+ELEMENTWISE = frozenset((
+    "Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Pow", "Sub",
+    "Where",
+))  # fmt: skip
 BY_ITSELF = frozenset(("Abs", "Cast", "Clip", "Exp", "Log", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"))
 """Operators that make each value from one of their first input."""
 _DEEPEST = 6
