@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pass_helpers import program
 from planned import branches, feeds, lowered, solved, weights
@@ -112,7 +112,8 @@ def test_codes_are_whole_and_make_less_noise(groups: int, outputs: int, inputs: 
     moment = rows.swapaxes(1, 2) @ rows
     low, high = np.full((groups, 1, 1), -127.0), np.full((groups, 1, 1), 127.0)
     codes = compensated(exact, factored(moment, 1e-6), low, high)
-    assert codes.shape == exact.shape and np.array_equal(codes, np.rint(codes))
+    assert codes.shape == exact.shape and np.array_equal(codes, np.rint(codes)) and np.abs(codes).max() <= 127
+    assume(np.abs(codes).max() < 127)  # an end that stops one leaves the others with what they made ready for it
     nearest = np.rint(exact)
     before, after = (np.sum(((exact - c) @ moment) * (exact - c)) for c in (nearest, codes))
     assert after <= before * (1.0 + 1e-9)
