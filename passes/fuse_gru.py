@@ -11,12 +11,9 @@ import numpy as np
 
 from qcompiler import ir, native
 from qcompiler.passes._edit import operand
+from qcompiler.passes.fuse_int8 import DEEPEST
 from qcompiler.passes.fuse_lstm import codes_by_output
 from qcompiler.pipeline import Pass, PassContext, PassResult, Semantics
-
-DEEPEST = 65536
-"""As many products of 8 bits fit a sum of 32."""
-
 
 KEPT = ("direction", "linear_before_reset")
 """Attributes that the operator has too; its number of units is told by the weights."""

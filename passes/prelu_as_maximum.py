@@ -19,8 +19,8 @@ class PReluAsMaximum(Pass):
     slope is above 1, ``min(x, a · x)`` where none is below, and ``relu(x) + a · min(x, 0)`` where some are: the same
     numbers, but for infinity times a slope of 0.
 
-    ONNX Runtime 1.32 takes 5.5 ns a value for PRelu, 0.7 for the first two and 1.2 for the last.
-    ``tools/bench_layers.py`` measures it.
+    ONNX Runtime 1.32 computes PRelu value by value, and takes longer for it than for the three or four operators of
+    the last form: ``tools/bench_layers.py`` measures what that is worth between convolutions.
     """
 
     name: ClassVar[str] = "prelu-as-maximum"

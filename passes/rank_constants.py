@@ -22,8 +22,8 @@ class RankConstants(Pass):
     """``Add(x, 1)`` becomes ``Add(x, [[[1]]])`` where the last of x's three axes has the length 1, and so for all that
     is computed element by element with a constant of one value.
 
-    Where ranks differ, ONNX Runtime 1.32 walks along x's last axis and comes back for the number each time: 25 ns a
-    value where x ends in an axis of 1, in place of 1. ``tools/bench_layers.py`` measures it.
+    Where ranks differ, ONNX Runtime 1.32 walks along x's last axis and comes back for the number each time, that is for
+    each value where x ends in an axis of 1. ``tools/bench_layers.py`` measures what that is worth behind a convolution.
 
     Left alone: operands of unknown rank; results of reductions, which are short, and behind which the runtime looks for
     the one number of a normalization.

@@ -126,7 +126,7 @@ def test_axes_that_do_not_come_back() -> None:
 
 @pytest.mark.parametrize("shape", ["2,3,4,1", "4,1", "n,m"])
 def test_slopes_that_would_enlarge(shape: str) -> None:
-    text = f"(float[{shape}] x) => (float y) {{ m = Mul(x, a) r = Relu(x) n = Min(m, zero) y = Add(r, n) }}"
+    text = f"(float[{shape}] x) => (float y) {{ n = Min(x, zero) m = Mul(n, a) r = Relu(x) y = Add(r, m) }}"
     assert recognized(text)[2] == 0
 
 
